@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* From the names that users give to nodes. */
+#ifndef TIDEMARK_BLK_OPEN_H
+#define TIDEMARK_BLK_OPEN_H
+
+#include "blk.h"
+
+struct blk_open_options {
+  const char *file;             /* path of a file or block device, or NBD URI */
+  const char *format;           /* "raw" or "qcow2"; NULL = raw.  Never
+                                   probed: a guest can write any header. */
+  bool is_read_only;
+  bool allow_backing;           /* qcow2: follow the backing file */
+  bool no_lock;                 /* files: do not lock */
+  const char *node_name;        /* NULL = from file */
+};
+
+/* True if s names an NBD export rather than a file. */
+bool blk_is_nbd_uri (const char *s);
+
+/* Open the stack of nodes.  0 or -errno with *err set. */
+int blk_open (const struct blk_open_options *options, struct blk **ret,
+              struct error *err);
+
+#endif /* TIDEMARK_BLK_OPEN_H */

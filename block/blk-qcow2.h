@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The qcow2 format (qemu: docs/interop/qcow2.txt). */
+#ifndef TIDEMARK_BLK_QCOW2_H
+#define TIDEMARK_BLK_QCOW2_H
+
+#include "blk.h"
+
+#define QCOW2_DEFAULT_CLUSTER_SIZE 65536
+
+struct qcow2_open_options {
+  bool is_read_only;
+  /* Follow the backing file that the header names.  Without it an image that
+   * has one is refused: a guest may have written the header.
+   */
+  bool allow_backing;
+  /* Resolve relative backing names against this image name; NULL: the name
+   * of the file node.
+   */
+  const char *filename;
+};
+
+/* Open the image in file.  Takes ownership of file, on failure too. */
+int blk_qcow2_open (struct blk *file, const struct qcow2_open_options *options,
+                    struct blk **ret, struct error *err);
+
+struct qcow2_create_options {
+  uint64_t size;                /* virtual size, bytes; multiple of 512 */
+  uint32_t cluster_size;        /* 0 = 64 KiB */
+  const char *backing_file;     /* as stored in the header; NULL = none */
+  const char *backing_format;   /* "raw" or "qcow2"; needed with the above */
+  /* The open backing node for partial clusters and reads, or NULL if every
+   * write is whole clusters and nothing is read through.  Ownership is taken,
+   * on failure too.
+   */
+  struct blk *backing;
+};
+
+/* A new image in the empty file node, which no one else can see yet: data is
+ * written in one ascending pass and the metadata (tables, refcounts and, last,
+ * the header) at blk_flush and blk_close only, so that until then the file is
+ * no valid image.  Clusters are allocated in the order in which
+ * qcow2_reserve or a write reaches them.  Takes ownership of file, on failure
+ * too.  Writes may come from many threads.
+ */
+int blk_qcow2_create (struct blk *file,
+                      const struct qcow2_create_options *options,
+                      struct blk **ret, struct error *err);
+
+/* For a new image: allocate host space now for the clusters of [off, off+len)
+ * (cluster aligned, not yet allocated; the last may end at the size), one
+ * piece in ascending order, so that later writes from several threads land in
+ * guest order.  A reserved cluster that is zeroed instead of written becomes
+ * a zero cluster; one that is never touched reads as unallocated.
+ */
+int qcow2_reserve (struct blk *blk, uint64_t len, uint64_t off);
+
+struct qcow2_info {
+  unsigned version;
+  uint64_t size;
+  uint32_t cluster_size;
+  char backing_file[1024];      /* "" = none */
+  char backing_format[32];
+};
+
+/* What the header of the open image says. */
+void blk_qcow2_info (struct blk *blk, struct qcow2_info *ret);
+
+#endif /* TIDEMARK_BLK_QCOW2_H */

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copy-before-write: point-in-time views of a disk that goes on changing.
+ *
+ * Works in blocks of CBW_BLOCK_SIZE whatever the bitmap's granularity.
+ */
+#ifndef TIDEMARK_CBW_H
+#define TIDEMARK_CBW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitmap.h"
+#include "blk.h"
+#include "error.h"
+#include "gate.h"
+
+#define CBW_BLOCK_SIZE UINT64_C (4096)
+
+enum cbw_on_error {
+  CBW_BREAK_BACKUP,             /* the view is broken, the guest goes on */
+  CBW_BREAK_GUEST_WRITE,        /* the guest's write fails */
+};
+
+struct cbw_options {
+  const char *scratch_dir;      /* NULL = TMPDIR, else /var/tmp */
+  uint64_t scratch_limit;       /* bytes; 0 = none */
+  enum cbw_on_error on_error;
+  /* Held granules are rounded out to this; power of two; 0 = as they are. */
+  uint64_t cluster_size;
+};
+
+struct cbw;                     /* the engine of one disk */
+struct cbw_view;
+
+/* node: the disk's; gate: for assertions.  Both must outlive the engine. */
+int cbw_new (struct blk *node, struct gate *gate, struct cbw **ret);
+/* All views have been freed. */
+void cbw_free (struct cbw *cbw);
+
+/* Prepare a view: all that can fail or block.  Any time. */
+int cbw_view_new (struct cbw *cbw, const struct cbw_options *options,
+                  struct cbw_view **ret, struct error *err);
+/* From here on the view holds the disk as it is now: all of it (held NULL), or
+ * only the granules set in held, rounded out, which must stay as it is until
+ * cbw_view_stop.  Work does not depend on the disk's size.  [gate closed]
+ */
+void cbw_view_start (struct cbw_view *view, const struct bitmap *held);
+/* The view holds nothing any more; its reads fail with -ESHUTDOWN.  Waits for
+ * reads in progress.  [gate closed]
+ */
+void cbw_view_stop (struct cbw_view *view);
+/* Free a view that is stopped, or was never started. */
+void cbw_view_free (struct cbw_view *view);
+
+/* The view as a read-only node (owned by the view, not to be closed): pread,
+ * extents, and trim, by which the reader gives up blocks that it has stored
+ * (they leave the held set and the scratch).  Reading outside the held set is
+ * -EIO, never newer data.  It is read-only for writes, yet can trim.
+ */
+struct blk *cbw_view_blk (struct cbw_view *view);
+
+/* Called inside the gate before [off, off+len) changes; returns when the old
+ * content of every held block in it is in scratch, or the view is broken.
+ * 0, or -errno (only with CBW_BREAK_GUEST_WRITE): the write must not be made.
+ * Returns at once if there is no view.
+ */
+int cbw_before_write (struct cbw *cbw, uint64_t off, uint64_t len);
+
+struct cbw_view_info {
+  uint64_t scratch_bytes;       /* in use */
+  uint64_t copied_bytes;        /* ever copied */
+  int error;                    /* -errno that broke the view; 0 = whole */
+};
+void cbw_view_get_info (struct cbw_view *view, struct cbw_view_info *ret);
+
+#endif /* TIDEMARK_CBW_H */

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The copy engine: moves listed ranges from one node to another with many
+ * reads in flight.  Used by pulls, restores and push jobs.
+ */
+#ifndef TIDEMARK_COPY_H
+#define TIDEMARK_COPY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "blk.h"
+#include "error.h"
+
+/* A range to copy.  The engine asks for them in ascending order. */
+struct copy_item {
+  uint64_t off;
+  uint64_t len;                 /* at most copy_options.max_item */
+  bool is_zero;                 /* known to be zero: not read */
+};
+
+struct copy_ops {
+  /* The next item: 1, 0 at the end, -errno.  Called under the engine's lock,
+   * from any of its threads, never twice at once.
+   */
+  int (*next) (void *opaque, struct copy_item *ret);
+  /* Optional.  As next, right after it: the target may allocate in order. */
+  int (*reserve) (void *opaque, const struct copy_item *item);
+  /* Optional.  The item has been read (buf NULL: it is zero) and is about to
+   * be written.  From several threads at once.  0 or -errno.
+   */
+  int (*data) (void *opaque, const struct copy_item *item, const void *buf);
+  /* Optional.  The item has been written.  From several threads at once. */
+  void (*done) (void *opaque, const struct copy_item *item);
+};
+
+struct copy_options {
+  unsigned nr_threads;          /* 0 = 2 */
+  unsigned depth;               /* reads in flight per thread; 0 = 16 */
+  size_t max_item;              /* bytes; 0 = 1 MiB */
+  bool detect_zeroes;           /* read data that is zero is blk_zero'ed */
+  bool target_is_zero;          /* zero items need not be written */
+  const volatile bool *cancel;  /* stops with -ECANCELED when it turns true */
+};
+
+struct copy_stats {
+  uint64_t read_bytes;          /* that came from the source */
+  uint64_t written_bytes;       /* data */
+  uint64_t zero_bytes;          /* zeroed, or skipped as already zero */
+};
+
+/* Copy until next returns 0.  Blocks.  On failure *err names the node, the
+ * operation and the offset.  The target is not flushed.
+ */
+int copy_run (struct blk *source, struct blk *target,
+              const struct copy_options *options, const struct copy_ops *ops,
+              void *opaque, struct copy_stats *ret, struct error *err);
+
+#endif /* TIDEMARK_COPY_H */

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The named dirty bitmaps of one disk and their states.
+ *
+ * Which bitmaps record changes only while the disk's gate is closed, so that
+ * dirty_mark, called inside the gate, needs no lock.  Functions marked
+ * [gate closed] change it.
+ */
+#ifndef TIDEMARK_DIRTY_H
+#define TIDEMARK_DIRTY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitmap.h"
+#include "error.h"
+#include "extents.h"
+#include "gate.h"
+#include "point.h"
+
+#define DIRTY_NAME_MAX 1023
+#define DIRTY_MAX_BITMAPS 64
+#define DIRTY_DEFAULT_GRANULARITY 65536
+
+enum dirty_state {
+  DIRTY_RECORDING,
+  DIRTY_DISABLED,
+  DIRTY_FROZEN,                 /* held by a session or job; a successor takes
+                                   the new bits if was_recording */
+  DIRTY_INCONSISTENT,
+};
+
+struct dirty;                   /* all bitmaps of a disk */
+struct dirty_bitmap;            /* one of them; counted references */
+
+/* gate: the disk's, for assertions; it must outlive the set. */
+int dirty_new (uint64_t size, struct gate *gate, struct dirty **ret);
+void dirty_free (struct dirty *d);
+
+/* Set the bits of every recording bitmap (and successor) for a change of
+ * [off, off+len) that is about to be made.  Called inside the gate; wait-free
+ * once the bits are set.  0, or -errno if the change must not be made.
+ */
+int dirty_mark (struct dirty *d, uint64_t off, uint64_t len);
+
+/* QEMU's rules and messages for all of these (the six bitmap commands).
+ * granularity 0 = DIRTY_DEFAULT_GRANULARITY.  [gate closed]
+ */
+int dirty_add (struct dirty *d, const char *name, uint64_t granularity,
+               bool is_disabled, struct error *err);
+int dirty_remove (struct dirty *d, const char *name, struct error *err);
+int dirty_clear (struct dirty *d, const char *name, struct error *err);
+int dirty_enable (struct dirty *d, const char *name, struct error *err);
+int dirty_disable (struct dirty *d, const char *name, struct error *err);
+/* target |= every source.  All or nothing. */
+int dirty_merge (struct dirty *d, const char *target,
+                 struct dirty_bitmap *const *sources, size_t nr_sources,
+                 struct error *err);
+
+/* A new reference to the bitmap called name, or NULL.  Any time. */
+struct dirty_bitmap *dirty_find (struct dirty *d, const char *name);
+struct dirty_bitmap *dirty_ref (struct dirty_bitmap *bm);
+void dirty_unref (struct dirty_bitmap *bm);
+
+/* Freeze for a session or job: from here on the bits of *bm stay as they are
+ * and a successor records.  -EBUSY, -EINVAL with QEMU's messages.
+ * [gate closed]
+ */
+int dirty_freeze (struct dirty *d, struct dirty_bitmap *bm,
+                  struct error *err);
+/* The backup ended in success: the successor takes over; the bitmap counts
+ * from point.  [gate closed]
+ */
+void dirty_drop (struct dirty *d, struct dirty_bitmap *bm,
+                 const struct point_id *point);
+/* Anything else: old bits or new bits; the base point stays.
+ * [gate closed]
+ */
+void dirty_merge_back (struct dirty *d, struct dirty_bitmap *bm);
+
+/* The frozen bits; valid until drop or merge back. */
+const struct bitmap *dirty_frozen_bits (const struct dirty_bitmap *bm);
+
+struct dirty_info {
+  char *name;
+  uint64_t granularity;
+  uint64_t dirty_bytes;         /* of a frozen one: old bits or new bits, an
+                                   upper bound */
+  enum dirty_state state;
+  bool is_recording;            /* it, or its successor */
+  bool is_busy;
+  bool is_persistent;
+  struct point_id base;         /* counts from; none = never backed up */
+  char reason[128];             /* why it is inconsistent */
+};
+
+/* In order of creation.  Caller frees with dirty_infos_free. */
+int dirty_list (struct dirty *d, struct dirty_info **ret, size_t *ret_nr);
+void dirty_infos_free (struct dirty_info *infos, size_t nr);
+/* One bitmap's; free name only.  -ENOENT if it has been removed. */
+int dirty_get_info (struct dirty_bitmap *bm, struct dirty_info *ret);
+
+/* Append the dirty state of a prefix of [off, off+len): EXTENT_DIRTY or 0.  A
+ * frozen bitmap shows old bits or new bits.  Any time; -ESTALE once the
+ * bitmap has been removed or is inconsistent: doubt is an error, never clean.
+ */
+int dirty_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
+                   struct extents *extents);
+
+/* All bitmaps follow the disk's size; a new tail is dirty.  [gate closed] */
+int dirty_resize (struct dirty *d, uint64_t size);
+
+#endif /* TIDEMARK_DIRTY_H */

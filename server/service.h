@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* All that a process needs to serve disks: used by tidemarkd and by the nbdkit
+ * plugin.  Configure, start (after any fork: threads begin here), stop, free.
+ */
+#ifndef TIDEMARK_SERVICE_H
+#define TIDEMARK_SERVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "disk.h"
+#include "error.h"
+#include "export.h"
+#include "session.h"
+
+struct service;
+
+int service_new (struct service **ret);
+
+/* "NAME,file=PATH[,format=raw|qcow2][,readonly=on|off][,backing=allow|deny]
+ * [,scratch-dir=DIR][,scratch-limit=SIZE]
+ * [,on-scratch-error=break-backup|break-guest-write]".
+ * Checked here, opened by service_open.
+ */
+int service_add_disk (struct service *s, const char *spec,
+                      struct error *err);
+/* "DISK/NAME[,granularity=SIZE][,disabled=on|off]" of a disk given before. */
+int service_add_bitmap (struct service *s, const char *spec,
+                        struct error *err);
+/* Options for all disks that do not set their own. */
+int service_set_scratch_dir (struct service *s, const char *dir,
+                             struct error *err);
+int service_set_scratch_limit (struct service *s, uint64_t bytes);
+
+enum service_listener {
+  SERVICE_LIVE,                 /* NBD, the disks, writable */
+  SERVICE_BACKUP,               /* NBD, sessions' views, read-only */
+  SERVICE_CONTROL,              /* QMP; Unix sockets only: TCP needs TLS */
+};
+/* An address (sockaddr.h).  May be given several times. */
+int service_add_address (struct service *s, enum service_listener kind,
+                         const char *address, struct error *err);
+/* An open listening socket (socket activation); takes ownership. */
+int service_add_socket (struct service *s, enum service_listener kind,
+                        int fd, struct error *err);
+
+/* Open the disks and create the bitmaps.  Before a fork if errors are to reach
+ * the terminal: starts no threads.
+ */
+int service_open (struct service *s, struct error *err);
+/* Bind the addresses (no threads either). */
+int service_bind (struct service *s, struct error *err);
+/* Start the listeners. */
+int service_start (struct service *s, struct error *err);
+/* Stop listeners, end sessions, flush and close the disks.  Frees s. */
+void service_free (struct service *s);
+
+/* QMP quit was received: fd becomes readable.  Owned by s. */
+int service_quit_fd (struct service *s);
+void service_request_quit (struct service *s);
+
+/* Disks are fixed between open and free. */
+size_t service_nr_disks (const struct service *s);
+struct disk *service_disk (struct service *s, size_t i);
+struct disk *service_find_disk (struct service *s, const char *name);
+struct session_manager *service_sessions (struct service *s);
+struct export_table *service_exports (struct service *s,
+                                      enum service_listener kind);
+
+/* NBD URI of an export of the backup listeners, for a control client that is
+ * connected on control_fd (its address stands in for a wildcard).  Caller
+ * frees.  NULL with *err set if there is no backup listener.
+ */
+char *service_backup_uri (struct service *s, const char *export_name,
+                          int control_fd, struct error *err);
+
+#endif /* TIDEMARK_SERVICE_H */
