@@ -11,9 +11,15 @@
 
 #include "lock.h"
 
+enum {
+  GATE_CLOSED = 1u << 30,       /* newcomers wait */
+  GATE_EMPTY = 1u << 29,        /* closed, and everybody has left */
+  GATE_NR_MASK = GATE_EMPTY - 1,
+};
+
 struct gate {
   /* Atomic. */
-  _Atomic uint32_t state;       /* GATE_CLOSED | number inside */
+  _Atomic uint32_t state;       /* GATE_CLOSED | GATE_EMPTY | number inside */
 
   struct lock lock;
   /* Protected by lock. */
@@ -36,7 +42,9 @@ void gate_leave (struct gate *gate);
 void gate_close (struct gate *gate);
 void gate_open (struct gate *gate);
 
-/* For assertions: closed and empty, or somebody inside. */
+/* For assertions: closed and empty; somebody inside (or about to wait, if the
+ * gate is closed).
+ */
 bool gate_is_closed (const struct gate *gate);
 bool gate_is_entered (const struct gate *gate);
 
