@@ -13,6 +13,11 @@ struct qcow2_open_options {
    * has one is refused: a guest may have written the header.
    */
   bool allow_backing;
+  /* Instead: this layer alone, whatever backing file the header names.  What
+   * the layer does not hold reads as zeroes and has depth 0; a zero cluster
+   * of the layer has depth 1 and EXTENT_ZERO.
+   */
+  bool ignore_backing;
   /* Resolve relative backing names against this image name; NULL: the name
    * of the file node.
    */
