@@ -3,10 +3,11 @@
  * searches skip clean space.  No I/O, no names, no states.
  *
  * Concurrency: bitmap_set may run at the same time as bitmap_set and as every
- * function that takes a const bitmap.  Everything else that changes a bitmap
- * needs the caller to keep all others away (readers of a bitmap that is being
- * cleared are allowed and see either value).  Memory for a region is used only
- * once a bit in it is set.
+ * function that takes a const bitmap; being the target of bitmap_merge counts
+ * as bitmap_set.  Everything else that changes a bitmap needs the caller to
+ * keep all others away (readers of a bitmap that is being cleared are allowed
+ * and see either value).  Memory for a region is used only once a bit in it is
+ * set.
  */
 #ifndef TIDEMARK_BITMAP_H
 #define TIDEMARK_BITMAP_H
@@ -62,6 +63,12 @@ uint64_t bitmap_count (const struct bitmap *b);
 
 /* dst |= src; granularities may differ, sizes must not. */
 void bitmap_merge (struct bitmap *dst, const struct bitmap *src);
+
+/* A copy over another size: a new tail is clean, a dropped one left out.  0 or
+ * -ENOMEM.
+ */
+int bitmap_copy (const struct bitmap *src, uint64_t size,
+                 struct bitmap **ret);
 
 /* Change the size: a new tail is clean, a dropped tail forgotten.  On failure
  * (-ENOMEM) nothing has changed.
