@@ -16,6 +16,7 @@
 #include "gate.h"
 
 #define CBW_BLOCK_SIZE UINT64_C (4096)
+#define CBW_MAX_CLUSTER (UINT64_C (64) << 20)
 
 enum cbw_on_error {
   CBW_BREAK_BACKUP,             /* the view is broken, the guest goes on */
@@ -26,8 +27,20 @@ struct cbw_options {
   const char *scratch_dir;      /* NULL = TMPDIR, else /var/tmp */
   uint64_t scratch_limit;       /* bytes; 0 = none */
   enum cbw_on_error on_error;
-  /* Held granules are rounded out to this; power of two; 0 = as they are. */
+  /* Held granules are rounded out to this; power of two of at most
+   * CBW_MAX_CLUSTER; 0 = as they are.
+   */
   uint64_t cluster_size;
+  /* Optional: called once when the view breaks, from a guest's thread inside
+   * the gate, without locks.  Must not wait for the gate.
+   */
+  void (*broken) (void *opaque);
+  void *opaque;
+  /* NULL, or the scratch to use instead of a file in scratch_dir: a node as
+   * large as the disk that reads as zeroes.  Ownership is taken, on failure
+   * too.
+   */
+  struct blk *scratch;
 };
 
 struct cbw;                     /* the engine of one disk */
@@ -50,13 +63,22 @@ void cbw_view_start (struct cbw_view *view, const struct bitmap *held);
  * reads in progress.  [gate closed]
  */
 void cbw_view_stop (struct cbw_view *view);
-/* Free a view that is stopped, or was never started. */
+/* Give back scratch and maps of a view that is stopped.  Can take a while, so
+ * it is not part of cbw_view_stop.  cbw_view_get_info still works.
+ */
+void cbw_view_discard (struct cbw_view *view);
+/* Free a view that is stopped, or was never started.  The engine may be gone.
+ * NULL is allowed.
+ */
 void cbw_view_free (struct cbw_view *view);
 
 /* The view as a read-only node (owned by the view, not to be closed): pread,
  * extents, and trim, by which the reader gives up blocks that it has stored
  * (they leave the held set and the scratch).  Reading outside the held set is
- * -EIO, never newer data.  It is read-only for writes, yet can trim.
+ * -EIO, never newer data; so is every read once the view is broken.  It is
+ * read-only for writes, yet can trim.  Ranges are given up in whole units of
+ * 4 KiB (more on disks above 1 TiB); what a trim covers of a unit only in part
+ * stays.  Extents outside the held set are reported as data.
  */
 struct blk *cbw_view_blk (struct cbw_view *view);
 
@@ -69,7 +91,8 @@ int cbw_before_write (struct cbw *cbw, uint64_t off, uint64_t len);
 
 struct cbw_view_info {
   uint64_t scratch_bytes;       /* in use */
-  uint64_t copied_bytes;        /* ever copied */
+  uint64_t copied_bytes;        /* preserved since the point; zeroes count,
+                                   though they take no scratch */
   int error;                    /* -errno that broke the view; 0 = whole */
 };
 void cbw_view_get_info (struct cbw_view *view, struct cbw_view_info *ret);

@@ -67,6 +67,15 @@ reqlist_find (const struct reqlist *list, uint64_t off, uint64_t len)
   return NULL;
 }
 
+uint64_t
+reqlist_free_prefix (const struct reqlist *list, uint64_t off, uint64_t len)
+{
+  for (const struct req *req = list->first; req; req = req->next)
+    if (range_overlaps (req->off, req->len, off, len))
+      len = req->off > off ? req->off - off : 0;
+  return len;
+}
+
 bool
 reqlist_wait (struct reqlist *list, struct lock *lock, uint64_t off,
               uint64_t len)

@@ -34,6 +34,10 @@ void reqlist_remove (struct reqlist *list, struct req *req);
 const struct req *reqlist_find (const struct reqlist *list, uint64_t off,
                                 uint64_t len);
 
+/* The length of the longest prefix of the range that no claim overlaps. */
+uint64_t reqlist_free_prefix (const struct reqlist *list, uint64_t off,
+                              uint64_t len);
+
 /* Wait until no claim overlaps the range.  Returns true if it had to wait, so
  * that the caller looks again at what the lock protects.
  */
