@@ -432,6 +432,8 @@ shrink_claim (struct cbw_view *v, struct req *claim, uint64_t len)
 {
   uint64_t off = claim->off;
 
+  if (claim->len == len)
+    return;
   reqlist_remove (&v->exclusive, claim);
   reqlist_add (&v->exclusive, claim, off, len);
 }

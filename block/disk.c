@@ -1,3 +1,493 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* The live disk: what a guest's request passes, in the one right order.
+ *
+ * I1 and I3 hold because of that order (change_begin): inside the gate, mark
+ * the bits, preserve the old data, and only then change the node.
+ * I5: all of a change is inside the gate.
+ *
+ * The I/O functions are called by the NBD server (through disk_blk) and by the
+ * nbdkit plugin, from any number of threads; the bitmap functions from control
+ * threads.
+ */
 #include "config.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blk-open.h"
 #include "disk.h"
+#include "lock.h"
+
+struct disk {
+  struct blk blk;               /* the disk as a node; must be first */
+
+  /* Fixed after disk_new. */
+  char *name;
+  unsigned number;
+  struct blk *node;
+  struct dirty *dirty;
+  struct cbw *cbw;
+  char *scratch_dir;            /* NULL = default */
+  uint64_t scratch_limit;
+  enum cbw_on_error on_scratch_error;
+
+  struct gate gate;
+  struct lock lock;             /* one bitmap command at a time */
+};
+
+static _Atomic unsigned next_number;
+
+/*---- A change ----*/
+
+/* Steps 1 to 3 of a change of [off, off+len), which has been checked.  After
+ * success the caller is inside the gate.
+ */
+static inline int
+change_begin (struct disk *d, uint64_t off, uint64_t len)
+{
+  int ret;
+
+  gate_enter (&d->gate);
+  ret = dirty_mark (d->dirty, off, len);
+  if (ret == 0)
+    ret = cbw_before_write (d->cbw, off, len);
+  if (ret < 0)
+    gate_leave (&d->gate);
+  return ret;
+}
+
+static inline void
+change_end (struct disk *d)
+{
+  gate_leave (&d->gate);
+}
+
+/* What must not come as far as the bitmaps. */
+static inline int
+check_change (const struct disk *d, uint64_t off, uint64_t len)
+{
+  if (blk_is_read_only (d->node))
+    return -EPERM;
+  return range_is_within (off, len, disk_size (d)) ? 0 : -ENOSPC;
+}
+
+int
+disk_pwrite (struct disk *d, const void *buf, uint64_t len, uint64_t off,
+             unsigned flags)
+{
+  int ret = check_change (d, off, len);
+
+  if (ret < 0 || len == 0)
+    return ret;
+  ret = change_begin (d, off, len);
+  if (ret < 0)
+    return ret;
+  ret = blk_pwrite (d->node, buf, len, off, flags);
+  change_end (d);
+  return ret;
+}
+
+int
+disk_zero (struct disk *d, uint64_t len, uint64_t off, unsigned flags)
+{
+  int ret = check_change (d, off, len);
+
+  if (ret < 0 || len == 0)
+    return ret;
+  /* Refused anyway, so leave the bitmaps alone. */
+  if ((flags & BLK_FAST) && !(d->node->can & BLK_CAN_FAST_ZERO))
+    return -EOPNOTSUPP;
+  ret = change_begin (d, off, len);
+  if (ret < 0)
+    return ret;
+  ret = blk_zero (d->node, len, off, flags);
+  change_end (d);
+  return ret;
+}
+
+int
+disk_trim (struct disk *d, uint64_t len, uint64_t off, unsigned flags)
+{
+  int ret = check_change (d, off, len);
+
+  if (ret < 0 || len == 0)
+    return ret;
+  ret = change_begin (d, off, len);
+  if (ret < 0)
+    return ret;
+  ret = blk_trim (d->node, len, off, flags);
+  change_end (d);
+  return ret;
+}
+
+/*---- What changes nothing ----*/
+
+int
+disk_pread (struct disk *d, void *buf, uint64_t len, uint64_t off,
+            unsigned flags)
+{
+  return blk_pread (d->node, buf, len, off, flags);
+}
+
+int
+disk_flush (struct disk *d)
+{
+  return blk_is_read_only (d->node) ? 0 : blk_flush (d->node);
+}
+
+int
+disk_cache (struct disk *d, uint64_t len, uint64_t off)
+{
+  return blk_cache (d->node, len, off);
+}
+
+int
+disk_extents (struct disk *d, uint64_t len, uint64_t off, unsigned flags,
+              enum blk_status status, struct extents *extents)
+{
+  return blk_extents (d->node, len, off, flags, status, extents);
+}
+
+/*---- The disk as a node ----*/
+
+/* A disk is closed by disk_close. */
+static int
+node_close (struct blk *blk)
+{
+  assert (!"a disk's node is not to be closed");
+  return -EINVAL;
+}
+
+static int
+node_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
+            unsigned flags)
+{
+  return disk_pread ((struct disk *) blk, buf, len, off, flags);
+}
+
+static int
+node_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
+             unsigned flags)
+{
+  return disk_pwrite ((struct disk *) blk, buf, len, off, flags);
+}
+
+static int
+node_zero (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
+{
+  return disk_zero ((struct disk *) blk, len, off, flags);
+}
+
+static int
+node_trim (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
+{
+  return disk_trim ((struct disk *) blk, len, off, flags);
+}
+
+static int
+node_flush (struct blk *blk)
+{
+  return disk_flush ((struct disk *) blk);
+}
+
+static int
+node_extents (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
+              enum blk_status status, struct extents *extents)
+{
+  return disk_extents ((struct disk *) blk, len, off, flags, status, extents);
+}
+
+static int
+node_cache (struct blk *blk, uint64_t len, uint64_t off)
+{
+  return disk_cache ((struct disk *) blk, len, off);
+}
+
+static const struct blk_driver disk_driver = {
+  .name = "disk",
+  .close = node_close,
+  .pread = node_pread,
+  .pwrite = node_pwrite,
+  .zero = node_zero,
+  .trim = node_trim,
+  .flush = node_flush,
+  .extents = node_extents,
+  .cache = node_cache,
+};
+
+/*---- Open and close ----*/
+
+static int
+check_name (const char *name, struct error *err)
+{
+  size_t len = strlen (name);
+
+  if (len == 0)
+    return error_set (err, EINVAL, "disk name cannot be empty");
+  if (len > DISK_NAME_MAX)
+    return error_set (err, EINVAL, "disk name too long: %.40s... (%zu"
+                      " characters, at most %d are allowed)", name, len,
+                      DISK_NAME_MAX);
+  for (size_t i = 0; i < len; i++)
+    if (!isascii (name[i])
+        || (!isalnum ((unsigned char) name[i]) && !strchr ("-_.", name[i])))
+      return error_set (err, EINVAL, "disk name '%.100s': only letters,"
+                        " digits, '-', '_' and '.' are allowed", name);
+  return 0;
+}
+
+static int
+copy_options (struct disk *d, const struct disk_options *options)
+{
+  d->name = strdup (options->name);
+  if (options->scratch_dir)
+    d->scratch_dir = strdup (options->scratch_dir);
+  d->scratch_limit = options->scratch_limit;
+  d->on_scratch_error = options->on_scratch_error;
+  return d->name && (d->scratch_dir || !options->scratch_dir) ? 0 : -ENOMEM;
+}
+
+/* Free what there is of a disk, except its node. */
+static void
+free_disk (struct disk *d)
+{
+  cbw_free (d->cbw);
+  dirty_free (d->dirty);
+  lock_destroy (&d->lock);
+  gate_destroy (&d->gate);
+  blk_fini (&d->blk);
+  free (d->scratch_dir);
+  free (d->name);
+  free (d);
+}
+
+int
+disk_new (struct blk *node, const struct disk_options *options,
+          struct disk **ret, struct error *err)
+{
+  struct disk *d;
+  int r = check_name (options->name, err);
+
+  if (r < 0) {
+    blk_close (node);
+    return r;
+  }
+  d = calloc (1, sizeof *d);
+  if (!d) {
+    blk_close (node);
+    return error_set_errno (err, ENOMEM, "disk '%s'", options->name);
+  }
+  d->node = node;
+  gate_init (&d->gate);
+  lock_init (&d->lock, LOCK_RANK_DISK);
+  r = blk_init (&d->blk, &disk_driver, options->name, node->filename,
+                blk_size (node), node->can);
+  if (r == 0)
+    r = copy_options (d, options);
+  if (r == 0)
+    r = dirty_new (blk_size (node), &d->gate, &d->dirty);
+  if (r == 0)
+    r = cbw_new (node, &d->gate, &d->cbw);
+  if (r < 0) {
+    free_disk (d);
+    blk_close (node);
+    return error_set_errno (err, -r, "disk '%s'", options->name);
+  }
+  d->blk.block_size = node->block_size;
+  d->blk.cluster_size = node->cluster_size;
+  d->blk.max_request = node->max_request;
+  d->number = atomic_fetch_add (&next_number, 1);
+  *ret = d;
+  return 0;
+}
+
+int
+disk_open (const struct disk_options *options, struct disk **ret,
+           struct error *err)
+{
+  struct blk_open_options open_options = {
+    .file = options->file,
+    .format = options->format,
+    .is_read_only = options->is_read_only,
+    .allow_backing = options->allow_backing,
+    .node_name = options->name,
+  };
+  struct blk *node;
+  int r = check_name (options->name, err);
+
+  if (r == 0)
+    r = blk_open (&open_options, &node, err);
+  if (r < 0)
+    return r;
+  return disk_new (node, options, ret, err);
+}
+
+int
+disk_close (struct disk *d)
+{
+  struct blk *node = d->node;
+  int flush_error = disk_flush (d), close_error;
+
+  free_disk (d);
+  close_error = blk_close (node);
+  return flush_error ? flush_error : close_error;
+}
+
+const char *
+disk_name (const struct disk *d)
+{
+  return d->name;
+}
+
+uint64_t
+disk_size (const struct disk *d)
+{
+  return blk_size (&d->blk);
+}
+
+unsigned
+disk_number (const struct disk *d)
+{
+  return d->number;
+}
+
+struct blk *
+disk_blk (struct disk *d)
+{
+  return &d->blk;
+}
+
+struct blk *
+disk_node (struct disk *d)
+{
+  return d->node;
+}
+
+struct gate *
+disk_gate (struct disk *d)
+{
+  return &d->gate;
+}
+
+struct dirty *
+disk_dirty (struct disk *d)
+{
+  return d->dirty;
+}
+
+struct cbw *
+disk_cbw (struct disk *d)
+{
+  return d->cbw;
+}
+
+void
+disk_cbw_options (const struct disk *d, struct cbw_options *ret)
+{
+  *ret = (struct cbw_options) {
+    .scratch_dir = d->scratch_dir,
+    .scratch_limit = d->scratch_limit,
+    .on_error = d->on_scratch_error,
+  };
+}
+
+/*---- Bitmaps ----*/
+
+/* Hold the disk's bitmaps still until the end of the scope. */
+static void
+close_for_admin (struct disk *d)
+{
+  lock_acquire (&d->lock);
+  gate_close (&d->gate);
+}
+
+static void
+open_after_admin (struct disk *d)
+{
+  gate_open (&d->gate);
+  lock_release (&d->lock);
+}
+
+uint64_t
+disk_default_granularity (const struct disk *d)
+{
+  uint64_t cluster = d->node->cluster_size;
+
+  if (cluster == 0)
+    return DIRTY_DEFAULT_GRANULARITY;
+  return MIN (MAX (cluster, 4096), 65536);
+}
+
+int
+disk_bitmap_add (struct disk *d, const char *name, uint64_t granularity,
+                 bool is_disabled, struct error *err)
+{
+  int ret;
+
+  if (granularity == 0)
+    granularity = disk_default_granularity (d);
+  close_for_admin (d);
+  ret = dirty_add (d->dirty, name, granularity, is_disabled, err);
+  open_after_admin (d);
+  return ret;
+}
+
+int
+disk_bitmap_remove (struct disk *d, const char *name, struct error *err)
+{
+  int ret;
+
+  close_for_admin (d);
+  ret = dirty_remove (d->dirty, name, err);
+  open_after_admin (d);
+  return ret;
+}
+
+int
+disk_bitmap_clear (struct disk *d, const char *name, struct error *err)
+{
+  int ret;
+
+  close_for_admin (d);
+  ret = dirty_clear (d->dirty, name, err);
+  open_after_admin (d);
+  return ret;
+}
+
+int
+disk_bitmap_enable (struct disk *d, const char *name, struct error *err)
+{
+  int ret;
+
+  close_for_admin (d);
+  ret = dirty_enable (d->dirty, name, err);
+  open_after_admin (d);
+  return ret;
+}
+
+int
+disk_bitmap_disable (struct disk *d, const char *name, struct error *err)
+{
+  int ret;
+
+  close_for_admin (d);
+  ret = dirty_disable (d->dirty, name, err);
+  open_after_admin (d);
+  return ret;
+}
+
+int
+disk_bitmap_merge (struct disk *d, const char *target,
+                   struct dirty_bitmap *const *sources, size_t nr_sources,
+                   struct error *err)
+{
+  int ret;
+
+  close_for_admin (d);
+  ret = dirty_merge (d->dirty, target, sources, nr_sources, err);
+  open_after_admin (d);
+  return ret;
+}

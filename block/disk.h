@@ -66,8 +66,13 @@ struct blk *disk_blk (struct disk *disk);
 /* The node below, for queries only. */
 struct blk *disk_node (struct disk *disk);
 
+/* The granularity of a new bitmap that is given none: the format's cluster
+ * size within 4 KiB to 64 KiB, 64 KiB for raw disks.
+ */
+uint64_t disk_default_granularity (const struct disk *disk);
+
 /* The six bitmap commands: dirty.h's functions with the gate closed around
- * them.  Any thread.
+ * them.  granularity 0 = disk_default_granularity.  Any thread.
  */
 int disk_bitmap_add (struct disk *disk, const char *name,
                      uint64_t granularity, bool is_disabled,
