@@ -44,6 +44,9 @@ enum {
                                    threads and connections */
   BLK_CAN_NOWAIT = 1 << 7,      /* pread understands BLK_NOWAIT */
   BLK_IS_ROTATIONAL = 1 << 8,
+  BLK_CAN_FUA = 1 << 9,         /* the driver honours BLK_FUA; one that does
+                                   not say so never sees the flag: the choke
+                                   point flushes instead */
 };
 
 /* What blk_extents asks for. */
@@ -75,25 +78,31 @@ struct blk_stream_ops {
 
 /* The driver's table.  Arguments have been checked: ranges within the size
  * and len > 0 (except flush), no write on a read-only node, flags only where
- * listed above and only if the node can.  NULL where "optional".
+ * listed above and only if the node can.  NULL where "optional".  The size may
+ * shrink between the check and the call: a driver fails then, but not badly.
  */
 struct blk_driver {
   const char *name;
-  /* Release everything and free blk.  Returns the first error of writing
-   * back what had to be written; the node is gone in any case.
+  /* Release everything (backing too) and free blk.  Returns the first error
+   * of writing back what had to be written; the node is gone in any case.
    */
   int (*close) (struct blk *blk);
   int (*pread) (struct blk *blk, void *buf, uint64_t len, uint64_t off,
                 unsigned flags);
   int (*pwrite) (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
                  unsigned flags);
-  /* Optional: the choke point writes zeroes instead. */
+  /* Optional: the choke point writes zeroes instead, also for a range for
+   * which this returns -EOPNOTSUPP (unless BLK_FAST).
+   */
   int (*zero) (struct blk *blk, uint64_t len, uint64_t off, unsigned flags);
-  /* Optional: trim is advice, doing nothing is right. */
+  /* Optional: trim is advice, doing nothing is right.  Called only if the
+   * node says BLK_CAN_TRIM; one that is read-only and says so takes trims.
+   */
   int (*trim) (struct blk *blk, uint64_t len, uint64_t off, unsigned flags);
   int (*flush) (struct blk *blk);
   /* Append extents from off on, at least one, contiguous, and at most to
-   * off + len; stopping early is allowed.  Optional: all data, depth 1.
+   * off + len; stopping early is allowed.  Called only if the node says
+   * BLK_CAN_EXTENTS.  Optional: all data, depth 1.
    */
   int (*extents) (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
                   enum blk_status status, struct extents *extents);
@@ -103,7 +112,9 @@ struct blk_driver {
    * blk->size.
    */
   int (*resize) (struct blk *blk, uint64_t size);
-  /* Optional: the choke point reads one after the other. */
+  /* Optional: the choke point reads one after the other.  ops->next gives it
+   * valid ranges of at most max_request.
+   */
   int (*read_stream) (struct blk *blk, unsigned depth,
                       const struct blk_stream_ops *ops, void *opaque);
 };
@@ -130,6 +141,8 @@ struct blk {
   /* Atomic. */
   _Atomic uint64_t size;        /* bytes */
   struct blk_stats stats;
+  _Atomic uint64_t log_window;  /* private to the choke point, as the next */
+  _Atomic uint32_t nr_logged;
 };
 
 /* For drivers: set the members of a zeroed node.  name and filename are
@@ -161,8 +174,9 @@ blk_is_read_only (const struct blk *blk)
 /* Errors of all of these, besides the driver's own: -EINVAL for a range that
  * is not within the size (-ENOSPC when writing) or a flag that does not apply,
  * -EPERM for a change of a read-only node.  len 0 succeeds and does nothing.
- * pread and pwrite: BLK_NOWAIT / BLK_FUA.  FUA is emulated by a flush where
- * the driver cannot.
+ * pread: BLK_NOWAIT (-EAGAIN if the node cannot); pwrite: BLK_FUA; zero:
+ * BLK_FUA, BLK_MAY_UNMAP, BLK_FAST; trim: BLK_FUA; extents: BLK_ONE.  FUA is
+ * emulated by a flush where the driver cannot.
  */
 int blk_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
                unsigned flags);
@@ -176,8 +190,9 @@ int blk_cache (struct blk *blk, uint64_t len, uint64_t off);
 int blk_resize (struct blk *blk, uint64_t size);
 
 /* Append the status of a prefix of [off, off+len): at least one extent on
- * success.  Stops early when *extents is full.  Adjacent extents of equal
- * value are merged.
+ * success, unless *extents was full before.  Stops early when *extents is
+ * full.  Adjacent extents of equal value are merged.  On failure *extents is
+ * as it was.  The list must be empty or end at off.
  */
 int blk_extents (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
                  enum blk_status status, struct extents *extents);
