@@ -15,7 +15,8 @@
 /* A range to copy.  The engine asks for them in ascending order. */
 struct copy_item {
   uint64_t off;
-  uint64_t len;                 /* at most copy_options.max_item */
+  uint64_t len;                 /* > 0; at most copy_options.max_item, any
+                                   length if is_zero */
   bool is_zero;                 /* known to be zero: not read */
 };
 
@@ -39,6 +40,8 @@ struct copy_options {
   unsigned depth;               /* reads in flight per thread; 0 = 16 */
   size_t max_item;              /* bytes; 0 = 1 MiB */
   bool detect_zeroes;           /* read data that is zero is blk_zero'ed */
+  size_t zero_unit;             /* looked for in aligned units of this many
+                                   bytes; 0 = only whole items */
   bool target_is_zero;          /* zero items need not be written */
   const volatile bool *cancel;  /* stops with -ECANCELED when it turns true */
 };
@@ -50,7 +53,8 @@ struct copy_stats {
 };
 
 /* Copy until next returns 0.  Blocks.  On failure *err names the node, the
- * operation and the offset.  The target is not flushed.
+ * operation and the offset of the first error, and no callback runs any more.
+ * The target is not flushed.  options, ret and err may be NULL.
  */
 int copy_run (struct blk *source, struct blk *target,
               const struct copy_options *options, const struct copy_ops *ops,

@@ -1,3 +1,828 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* The named dirty bitmaps of one disk.
+ *
+ * I1: A bit is set in every recording bitmap before its block can change.
+ *     dirty_mark sets them and is called inside the gate before the change;
+ *     which bitmaps record changes only while the gate is closed and empty.
+ * I2: A bit is cleared only by dirty_clear, or by dirty_drop, which a backup
+ *     that ended in success calls after its data is durable.
+ *     dirty_merge_back loses none.  (dirty_remove forgets the whole bitmap,
+ *     and whoever still holds it gets -ESTALE.)
+ *
+ * States of a bitmap, from -> to [function]:
+ *
+ *   (new)                -> RECORDING or DISABLED  [dirty_add]
+ *   RECORDING            -> DISABLED               [dirty_disable]
+ *   DISABLED             -> RECORDING              [dirty_enable]
+ *   RECORDING, DISABLED  -> FROZEN                 [dirty_freeze]
+ *   FROZEN               -> what it was before     [dirty_drop,
+ *                                                   dirty_merge_back]
+ *   RECORDING, DISABLED  -> INCONSISTENT           [dirty_invalidate]
+ *   all but FROZEN       -> (removed)              [dirty_remove]
+ *
+ * dirty_mark: any thread that is inside the gate; no lock.  The array of
+ * recording bitmaps is written while the gate is closed and empty, and the
+ * gate orders that against those who enter later.
+ * [gate closed] functions: one thread at a time, since a gate has one closer.
+ * They take the lock only against those below.
+ * Queries (dirty_find, dirty_list, dirty_get_info, dirty_extents): any thread
+ * at any time, under the lock; dirty_extents walks the bits without it, on a
+ * reference of its own.
+ */
 #include "config.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cleanup.h"
 #include "dirty.h"
+#include "lock.h"
+#include "vector.h"
+
+/* A bitmap that readers can go on reading after it has been replaced. */
+struct bits {
+  struct bitmap *bitmap;
+  _Atomic unsigned refs;
+};
+
+struct dirty_bitmap {
+  /* Fixed after add. */
+  struct dirty *set;            /* a reference */
+  char *name;
+  uint64_t granularity;
+
+  /* Atomic. */
+  _Atomic unsigned refs;
+
+  /* Protected by set->lock; changed only with the gate closed too, so that
+   * the closer may read them without the lock.
+   */
+  enum dirty_state state;
+  bool was_recording;           /* FROZEN: what it goes back to */
+  bool is_removed;
+  bool is_persistent;
+  struct bits *bits;            /* a reference */
+  struct bits *successor;       /* a reference; FROZEN only */
+  struct point_id base;
+  char reason[128];             /* INCONSISTENT only */
+};
+
+DEFINE_VECTOR (dirty_bitmap_list, struct dirty_bitmap *);
+
+struct dirty {
+  /* Fixed after new. */
+  struct gate *gate;
+
+  /* Atomic. */
+  _Atomic unsigned refs;        /* the owner's, and one for each bitmap */
+
+  /* Written with the gate closed, read inside it. */
+  struct bitmap *recording[DIRTY_MAX_BITMAPS];
+  size_t nr_recording;
+
+  struct lock lock;
+  /* Protected by lock; changed only with the gate closed too. */
+  uint64_t size;
+  struct dirty_bitmap_list bitmaps;     /* references; order of creation */
+};
+
+static int
+bits_new (uint64_t size, uint64_t granularity, struct bits **ret)
+{
+  struct bits *bits = calloc (1, sizeof *bits);
+  int r;
+
+  if (bits == NULL)
+    return -ENOMEM;
+  r = bitmap_new (size, granularity, &bits->bitmap);
+  if (r < 0) {
+    free (bits);
+    return r;
+  }
+  atomic_init (&bits->refs, 1);
+  *ret = bits;
+  return 0;
+}
+
+static struct bits *
+bits_ref (struct bits *bits)
+{
+  if (bits)
+    atomic_fetch_add_explicit (&bits->refs, 1, memory_order_relaxed);
+  return bits;
+}
+
+static void
+bits_unref (struct bits *bits)
+{
+  if (bits == NULL
+      || atomic_fetch_sub_explicit (&bits->refs, 1, memory_order_acq_rel) > 1)
+    return;
+  bitmap_free (bits->bitmap);
+  free (bits);
+}
+
+int
+dirty_new (uint64_t size, struct gate *gate, struct dirty **ret)
+{
+  struct dirty *d = calloc (1, sizeof *d);
+
+  if (d == NULL)
+    return -ENOMEM;
+  d->gate = gate;
+  d->size = size;
+  atomic_init (&d->refs, 1);
+  lock_init (&d->lock, LOCK_RANK_DIRTY);
+  *ret = d;
+  return 0;
+}
+
+static void
+set_unref (struct dirty *d)
+{
+  if (atomic_fetch_sub_explicit (&d->refs, 1, memory_order_acq_rel) > 1)
+    return;
+  dirty_bitmap_list_reset (&d->bitmaps);
+  lock_destroy (&d->lock);
+  free (d);
+}
+
+struct dirty_bitmap *
+dirty_ref (struct dirty_bitmap *bm)
+{
+  atomic_fetch_add_explicit (&bm->refs, 1, memory_order_relaxed);
+  return bm;
+}
+
+void
+dirty_unref (struct dirty_bitmap *bm)
+{
+  if (bm == NULL
+      || atomic_fetch_sub_explicit (&bm->refs, 1, memory_order_acq_rel) > 1)
+    return;
+  bits_unref (bm->bits);
+  bits_unref (bm->successor);
+  if (bm->set)
+    set_unref (bm->set);
+  free (bm->name);
+  free (bm);
+}
+
+static void
+assert_state (const struct dirty_bitmap *bm)
+{
+  assert (bm->bits != NULL);
+  assert (bitmap_granularity (bm->bits->bitmap) == bm->granularity);
+  assert ((bm->state == DIRTY_FROZEN) == (bm->successor != NULL));
+  assert ((bm->state == DIRTY_INCONSISTENT) == (bm->reason[0] != '\0'));
+  assert (!bm->is_removed || bm->state != DIRTY_FROZEN);
+  assert (!bm->was_recording || bm->state == DIRTY_FROZEN);
+}
+
+/* Bring the array that dirty_mark reads up to date with the states. */
+static void
+publish_locked (struct dirty *d)
+{
+  struct dirty_bitmap *bm;
+  size_t i, n = 0;
+
+  lock_assert_held (&d->lock);
+  assert (gate_is_closed (d->gate));
+  for (i = 0; i < d->bitmaps.len; i++) {
+    bm = d->bitmaps.ptr[i];
+    assert_state (bm);
+    if (bm->state == DIRTY_RECORDING)
+      d->recording[n++] = bm->bits->bitmap;
+    else if (bm->state == DIRTY_FROZEN && bm->was_recording)
+      d->recording[n++] = bm->successor->bitmap;
+  }
+  d->nr_recording = n;
+}
+
+static void
+detach_locked (struct dirty *d, size_t i)
+{
+  struct dirty_bitmap *bm = d->bitmaps.ptr[i];
+
+  lock_assert_held (&d->lock);
+  assert (bm->state != DIRTY_FROZEN);
+  bm->is_removed = true;
+  dirty_bitmap_list_remove (&d->bitmaps, i);
+}
+
+void
+dirty_free (struct dirty *d)
+{
+  struct dirty_bitmap *bm;
+
+  if (d == NULL)
+    return;
+  for (;;) {
+    lock_acquire (&d->lock);
+    bm = d->bitmaps.len > 0 ? d->bitmaps.ptr[0] : NULL;
+    if (bm)
+      detach_locked (d, 0);
+    lock_release (&d->lock);
+    if (bm == NULL)
+      break;
+    dirty_unref (bm);
+  }
+  set_unref (d);
+}
+
+int
+dirty_mark (struct dirty *d, uint64_t off, uint64_t len)
+{
+  size_t i;
+
+  assert (gate_is_entered (d->gate));
+  for (i = 0; i < d->nr_recording; i++)
+    bitmap_set (d->recording[i], off, len);
+  return 0;
+}
+
+/* Checks of the commands. */
+
+static bool
+is_utf8 (const char *s)
+{
+  const unsigned char *p = (const unsigned char *) s;
+  static const uint32_t min[] = { 0, 0x80, 0x800, 0x10000 };
+  unsigned i, n;
+  uint32_t c;
+
+  while (*p) {
+    n = *p < 0x80 ? 0 : *p >> 5 == 6 ? 1 : *p >> 4 == 14 ? 2
+      : *p >> 3 == 30 ? 3 : 4;
+    if (n == 4)
+      return false;
+    c = n == 0 ? *p : *p & (0x3fu >> n);
+    for (i = 1; i <= n; i++) {
+      if ((p[i] & 0xc0) != 0x80)
+        return false;
+      c = c << 6 | (p[i] & 0x3f);
+    }
+    if (c < min[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
+      return false;
+    p += n + 1;
+  }
+  return true;
+}
+
+static int
+check_name (const char *name, struct error *err)
+{
+  if (name[0] == '\0')
+    return error_set (err, EINVAL, "Bitmap name cannot be empty");
+  if (strlen (name) > DIRTY_NAME_MAX)
+    return error_set (err, EINVAL, "Bitmap name too long: %s", name);
+  if (!is_utf8 (name))
+    return error_set (err, EINVAL, "Bitmap name is not UTF-8");
+  return 0;
+}
+
+static int
+check_granularity (uint64_t granularity, struct error *err)
+{
+  if (!is_power_of_2 (granularity) || granularity < BITMAP_MIN_GRANULARITY)
+    return error_set (err, EINVAL,
+                      "Granularity must be power of 2 and at least %" PRIu64,
+                      BITMAP_MIN_GRANULARITY);
+  if (granularity > BITMAP_MAX_GRANULARITY)
+    return error_set (err, EINVAL,
+                      "Granularity must be at most %" PRIu64 ", not %" PRIu64,
+                      BITMAP_MAX_GRANULARITY, granularity);
+  return 0;
+}
+
+static int
+error_not_found (const char *name, struct error *err)
+{
+  return error_set (err, ENOENT, "Dirty bitmap '%s' not found", name);
+}
+
+/* Neither removed, busy nor (unless allowed) inconsistent. */
+static int
+check_usable_locked (const struct dirty_bitmap *bm, bool allow_inconsistent,
+                     struct error *err)
+{
+  lock_assert_held (&bm->set->lock);
+  assert_state (bm);
+  if (bm->is_removed)
+    return error_not_found (bm->name, err);
+  if (bm->state == DIRTY_FROZEN)
+    return error_set (err, EBUSY,
+                      "Bitmap '%s' is currently in use by another operation"
+                      " and cannot be used", bm->name);
+  if (bm->state == DIRTY_INCONSISTENT && !allow_inconsistent)
+    return error_set (err, EINVAL,
+                      "Bitmap '%s' is inconsistent and cannot be used",
+                      bm->name);
+  return 0;
+}
+
+/* The index of name, or the length of the list. */
+static size_t
+find_locked (const struct dirty *d, const char *name)
+{
+  size_t i;
+
+  lock_assert_held (&d->lock);
+  for (i = 0; i < d->bitmaps.len; i++)
+    if (strcmp (d->bitmaps.ptr[i]->name, name) == 0)
+      break;
+  return i;
+}
+
+static int
+find_usable_locked (const struct dirty *d, const char *name,
+                    bool allow_inconsistent, size_t *ret, struct error *err)
+{
+  size_t i = find_locked (d, name);
+  int r;
+
+  if (i == d->bitmaps.len)
+    return error_not_found (name, err);
+  r = check_usable_locked (d->bitmaps.ptr[i], allow_inconsistent, err);
+  if (r == 0)
+    *ret = i;
+  return r;
+}
+
+/* The commands. */
+
+static struct dirty_bitmap *
+bitmap_object_new (struct dirty *d, const char *name, uint64_t granularity)
+{
+  struct dirty_bitmap *bm = calloc (1, sizeof *bm);
+
+  if (bm == NULL)
+    return NULL;
+  atomic_init (&bm->refs, 1);
+  bm->granularity = granularity;
+  bm->name = strdup (name);
+  if (bm->name == NULL || bits_new (d->size, granularity, &bm->bits) < 0) {
+    dirty_unref (bm);
+    return NULL;
+  }
+  bm->set = d;
+  atomic_fetch_add_explicit (&d->refs, 1, memory_order_relaxed);
+  return bm;
+}
+
+static int
+add_locked (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
+{
+  lock_assert_held (&d->lock);
+  if (find_locked (d, bm->name) < d->bitmaps.len)
+    return error_set (err, EEXIST, "Bitmap already exists: %s", bm->name);
+  if (d->bitmaps.len == DIRTY_MAX_BITMAPS)
+    return error_set (err, ENOSPC, "Bitmap '%s': a disk can have at most %d"
+                      " bitmaps", bm->name, DIRTY_MAX_BITMAPS);
+  if (dirty_bitmap_list_append (&d->bitmaps, bm) < 0)
+    return error_set_errno (err, ENOMEM, "Bitmap '%s'", bm->name);
+  publish_locked (d);
+  return 0;
+}
+
+int
+dirty_add (struct dirty *d, const char *name, uint64_t granularity,
+           bool is_disabled, struct error *err)
+{
+  struct dirty_bitmap *bm;
+  int r;
+
+  if (granularity == 0)
+    granularity = DIRTY_DEFAULT_GRANULARITY;
+  r = check_name (name, err);
+  if (r == 0)
+    r = check_granularity (granularity, err);
+  if (r < 0)
+    return r;
+  bm = bitmap_object_new (d, name, granularity);
+  if (bm == NULL)
+    return error_set (err, ENOMEM, "Bitmap '%s': not enough memory for a"
+                      " granularity of %" PRIu64 " bytes", name, granularity);
+  bm->state = is_disabled ? DIRTY_DISABLED : DIRTY_RECORDING;
+
+  lock_acquire (&d->lock);
+  r = add_locked (d, bm, err);
+  lock_release (&d->lock);
+  if (r < 0)
+    dirty_unref (bm);
+  return r;
+}
+
+int
+dirty_remove (struct dirty *d, const char *name, struct error *err)
+{
+  struct dirty_bitmap *bm = NULL;
+  size_t i;
+  int r;
+
+  lock_acquire (&d->lock);
+  r = find_usable_locked (d, name, true, &i, err);
+  if (r == 0) {
+    bm = d->bitmaps.ptr[i];
+    detach_locked (d, i);
+    publish_locked (d);
+  }
+  lock_release (&d->lock);
+  dirty_unref (bm);
+  return r;
+}
+
+int
+dirty_clear (struct dirty *d, const char *name, struct error *err)
+{
+  size_t i;
+  int r;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
+
+  assert (gate_is_closed (d->gate));
+  r = find_usable_locked (d, name, false, &i, err);
+  if (r < 0)
+    return r;
+  bitmap_clear_all (d->bitmaps.ptr[i]->bits->bitmap);
+  return 0;
+}
+
+static int
+set_recording (struct dirty *d, const char *name, enum dirty_state state,
+               struct error *err)
+{
+  size_t i;
+  int r;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
+
+  r = find_usable_locked (d, name, false, &i, err);
+  if (r < 0)
+    return r;
+  d->bitmaps.ptr[i]->state = state;
+  publish_locked (d);
+  return 0;
+}
+
+int
+dirty_enable (struct dirty *d, const char *name, struct error *err)
+{
+  return set_recording (d, name, DIRTY_RECORDING, err);
+}
+
+int
+dirty_disable (struct dirty *d, const char *name, struct error *err)
+{
+  return set_recording (d, name, DIRTY_DISABLED, err);
+}
+
+/* Take a reference to the bits of a merge's source, which may belong to
+ * another disk: the locks of two disks are never held together.
+ */
+static int
+merge_source (struct dirty_bitmap *bm, uint64_t size, struct bits **ret,
+              struct error *err)
+{
+  int r;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&bm->set->lock);
+
+  r = check_usable_locked (bm, false, err);
+  if (r < 0)
+    return r;
+  if (bitmap_size (bm->bits->bitmap) != size)
+    return error_set (err, EINVAL, "Bitmap '%s' is of a disk of %" PRIu64
+                      " bytes and cannot be merged into one of %" PRIu64,
+                      bm->name, bitmap_size (bm->bits->bitmap), size);
+  *ret = bits_ref (bm->bits);
+  return 0;
+}
+
+static int
+merge_all (struct dirty *d, const char *target, struct bits **sources,
+           size_t nr, struct error *err)
+{
+  size_t i, t;
+  int r;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
+
+  assert (gate_is_closed (d->gate));
+  r = find_usable_locked (d, target, false, &t, err);
+  if (r < 0)
+    return r;
+  for (i = 0; i < nr; i++)
+    bitmap_merge (d->bitmaps.ptr[t]->bits->bitmap, sources[i]->bitmap);
+  return 0;
+}
+
+int
+dirty_merge (struct dirty *d, const char *target,
+             struct dirty_bitmap *const *sources, size_t nr_sources,
+             struct error *err)
+{
+  CLEANUP_FREE struct bits **bits = calloc (nr_sources + 1, sizeof *bits);
+  size_t i;
+  int r = 0;
+
+  if (bits == NULL)
+    return error_set_errno (err, ENOMEM, "Bitmap '%s'", target);
+  /* The size changes only with the gate closed: no lock. */
+  for (i = 0; i < nr_sources && r == 0; i++)
+    r = merge_source (sources[i], d->size, &bits[i], err);
+  if (r == 0)
+    r = merge_all (d, target, bits, nr_sources, err);
+  for (i = 0; i < nr_sources; i++)
+    bits_unref (bits[i]);
+  return r;
+}
+
+struct dirty_bitmap *
+dirty_find (struct dirty *d, const char *name)
+{
+  size_t i;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
+
+  i = find_locked (d, name);
+  return i < d->bitmaps.len ? dirty_ref (d->bitmaps.ptr[i]) : NULL;
+}
+
+void
+dirty_invalidate (struct dirty *d, struct dirty_bitmap *bm,
+                  const char *reason)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
+
+  assert (bm->set == d);
+  assert (bm->state != DIRTY_FROZEN);
+  assert (reason[0] != '\0');
+  bm->state = DIRTY_INCONSISTENT;
+  snprintf (bm->reason, sizeof bm->reason, "%s", reason);
+  publish_locked (d);
+}
+
+/* Freezing and its two ends. */
+
+int
+dirty_freeze (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
+{
+  int r;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
+
+  assert (bm->set == d);
+  assert (gate_is_closed (d->gate));
+  r = check_usable_locked (bm, false, err);
+  if (r < 0)
+    return r;
+  r = bits_new (d->size, bm->granularity, &bm->successor);
+  if (r < 0)
+    return error_set_errno (err, -r, "Bitmap '%s'", bm->name);
+  bm->was_recording = bm->state == DIRTY_RECORDING;
+  bm->state = DIRTY_FROZEN;
+  publish_locked (d);
+  return 0;
+}
+
+/* Leave FROZEN with bits; returns what the caller unrefs without the lock. */
+static struct bits *
+thaw_locked (struct dirty_bitmap *bm, bool keep_successor)
+{
+  struct bits *old = keep_successor ? bm->bits : bm->successor;
+
+  lock_assert_held (&bm->set->lock);
+  if (keep_successor)
+    bm->bits = bm->successor;
+  bm->successor = NULL;
+  bm->state = bm->was_recording ? DIRTY_RECORDING : DIRTY_DISABLED;
+  bm->was_recording = false;
+  publish_locked (bm->set);
+  return old;
+}
+
+void
+dirty_drop (struct dirty *d, struct dirty_bitmap *bm,
+            const struct point_id *point)
+{
+  struct bits *old;
+
+  assert (bm->set == d);
+  lock_acquire (&d->lock);
+  assert (bm->state == DIRTY_FROZEN);
+  old = thaw_locked (bm, true);
+  bm->base = *point;
+  lock_release (&d->lock);
+  bits_unref (old);
+}
+
+void
+dirty_merge_back (struct dirty *d, struct dirty_bitmap *bm)
+{
+  struct bits *old;
+
+  assert (bm->set == d);
+  assert (gate_is_closed (d->gate));
+  assert (bm->state == DIRTY_FROZEN);
+  /* Readers of either see a superset of it, or of both. */
+  bitmap_merge (bm->bits->bitmap, bm->successor->bitmap);
+  lock_acquire (&d->lock);
+  old = thaw_locked (bm, false);
+  lock_release (&d->lock);
+  bits_unref (old);
+}
+
+const struct bitmap *
+dirty_frozen_bits (const struct dirty_bitmap *bm)
+{
+  assert (bm->state == DIRTY_FROZEN);
+  return bm->bits->bitmap;
+}
+
+/* Queries. */
+
+static int
+get_info_locked (const struct dirty_bitmap *bm, struct dirty_info *ret)
+{
+  lock_assert_held (&bm->set->lock);
+  assert_state (bm);
+  memset (ret, 0, sizeof *ret);
+  ret->name = strdup (bm->name);
+  if (ret->name == NULL)
+    return -ENOMEM;
+  ret->granularity = bm->granularity;
+  ret->dirty_bytes = bitmap_dirty_bytes (bm->bits->bitmap);
+  if (bm->successor)
+    ret->dirty_bytes = MIN (ret->dirty_bytes
+                            + bitmap_dirty_bytes (bm->successor->bitmap),
+                            bitmap_size (bm->bits->bitmap));
+  ret->state = bm->state;
+  ret->is_recording = bm->state == DIRTY_RECORDING || bm->was_recording;
+  ret->is_busy = bm->state == DIRTY_FROZEN;
+  ret->is_persistent = bm->is_persistent;
+  ret->base = bm->base;
+  memcpy (ret->reason, bm->reason, sizeof ret->reason);
+  return 0;
+}
+
+int
+dirty_list (struct dirty *d, struct dirty_info **ret, size_t *ret_nr)
+{
+  struct dirty_info *infos;
+  size_t i;
+  int r;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
+
+  infos = calloc (d->bitmaps.len + 1, sizeof *infos);
+  if (infos == NULL)
+    return -ENOMEM;
+  for (i = 0; i < d->bitmaps.len; i++) {
+    r = get_info_locked (d->bitmaps.ptr[i], &infos[i]);
+    if (r < 0) {
+      dirty_infos_free (infos, i);
+      return r;
+    }
+  }
+  *ret = infos;
+  *ret_nr = d->bitmaps.len;
+  return 0;
+}
+
+void
+dirty_infos_free (struct dirty_info *infos, size_t nr)
+{
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    free (infos[i].name);
+  free (infos);
+}
+
+int
+dirty_get_info (struct dirty_bitmap *bm, struct dirty_info *ret)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&bm->set->lock);
+
+  return bm->is_removed ? -ENOENT : get_info_locked (bm, ret);
+}
+
+/* The first run of [off, end) that is dirty in bits, empty at the end if
+ * there is none.  *run is kept while it is still ahead of off.
+ */
+static void
+advance (const struct bits *bits, uint64_t off, uint64_t end,
+         struct range *run)
+{
+  if (run->len > 0 && run->off + run->len > off)
+    return;
+  if (bits == NULL || !bitmap_next_dirty (bits->bitmap, off, end - off, run)) {
+    run->off = end;
+    run->len = 1;
+  }
+}
+
+/* Runs of a or b, which overlap as they like: the list merges neighbours. */
+static int
+append_runs (const struct bits *a, const struct bits *b, uint64_t off,
+             uint64_t end, struct extents *extents)
+{
+  struct range run_a = { 0, 0 }, run_b = { 0, 0 };
+  const struct range *run;
+  uint64_t stop;
+  int r;
+
+  while (off < end) {
+    advance (a, off, end, &run_a);
+    advance (b, off, end, &run_b);
+    run = run_a.off <= run_b.off ? &run_a : &run_b;
+    stop = MIN (run->off + run->len, end);
+    if (run->off > off) {
+      r = extents_add (extents, off, run->off - off, 0);
+      if (r != 0)
+        return MIN (r, 0);
+      off = run->off;
+    }
+    r = extents_add (extents, off, stop - off, EXTENT_DIRTY);
+    if (r != 0)
+      return MIN (r, 0);
+    off = stop;
+  }
+  return 0;
+}
+
+int
+dirty_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
+               struct extents *extents)
+{
+  struct bits *a = NULL, *b = NULL;
+  int r = 0;
+
+  lock_acquire (&bm->set->lock);
+  if (bm->is_removed || bm->state == DIRTY_INCONSISTENT)
+    r = -ESTALE;
+  else if (!range_is_within (off, len, bm->set->size))
+    r = -EINVAL;
+  else {
+    a = bits_ref (bm->bits);
+    b = bits_ref (bm->successor);
+  }
+  lock_release (&bm->set->lock);
+  if (r == 0)
+    r = append_runs (a, b, off, off + len, extents);
+  bits_unref (a);
+  bits_unref (b);
+  return r;
+}
+
+/* A copy of bm's bits over a new size, its tail dirty. */
+static int
+resized_bits (const struct dirty_bitmap *bm, uint64_t size,
+              struct bits **ret)
+{
+  const uint64_t old_size = bitmap_size (bm->bits->bitmap);
+  struct bits *bits = calloc (1, sizeof *bits);
+  int r;
+
+  if (bits == NULL)
+    return -ENOMEM;
+  atomic_init (&bits->refs, 1);
+  r = bitmap_copy (bm->bits->bitmap, size, &bits->bitmap);
+  if (r < 0) {
+    free (bits);
+    return r;
+  }
+  if (size > old_size)
+    bitmap_set (bits->bitmap, old_size, size - old_size);
+  *ret = bits;
+  return 0;
+}
+
+int
+dirty_resize (struct dirty *d, uint64_t size)
+{
+  struct bits *bits[DIRTY_MAX_BITMAPS] = { NULL }, *old;
+  size_t i, nr;
+  int r = 0;
+
+  assert (gate_is_closed (d->gate));
+  lock_acquire (&d->lock);
+  nr = d->bitmaps.len;
+  for (i = 0; i < nr && r == 0; i++)
+    if (d->bitmaps.ptr[i]->state == DIRTY_FROZEN)
+      r = -EBUSY;
+  for (i = 0; i < nr && r == 0; i++)
+    r = resized_bits (d->bitmaps.ptr[i], size, &bits[i]);
+  if (r == 0) {
+    for (i = 0; i < nr; i++) {
+      old = d->bitmaps.ptr[i]->bits;
+      d->bitmaps.ptr[i]->bits = bits[i];
+      bits[i] = old;
+    }
+    d->size = size;
+    publish_locked (d);
+  }
+  lock_release (&d->lock);
+  for (i = 0; i < nr; i++)
+    bits_unref (bits[i]);
+  return r;
+}

@@ -62,6 +62,12 @@ struct dirty_bitmap *dirty_find (struct dirty *d, const char *name);
 struct dirty_bitmap *dirty_ref (struct dirty_bitmap *bm);
 void dirty_unref (struct dirty_bitmap *bm);
 
+/* Its bits cannot be trusted, for the given reason; not a frozen one.
+ * [gate closed]
+ */
+void dirty_invalidate (struct dirty *d, struct dirty_bitmap *bm,
+                       const char *reason);
+
 /* Freeze for a session or job: from here on the bits of *bm stay as they are
  * and a successor records.  -EBUSY, -EINVAL with QEMU's messages.
  * [gate closed]
@@ -107,7 +113,9 @@ int dirty_get_info (struct dirty_bitmap *bm, struct dirty_info *ret);
 int dirty_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
                    struct extents *extents);
 
-/* All bitmaps follow the disk's size; a new tail is dirty.  [gate closed] */
+/* All bitmaps follow the disk's size; a new tail is dirty.  -EBUSY if one is
+ * frozen, -ENOMEM; nothing has changed then.  [gate closed]
+ */
 int dirty_resize (struct dirty *d, uint64_t size);
 
 #endif /* TIDEMARK_DIRTY_H */
