@@ -17,11 +17,16 @@ enum blk_debug_op {
   BLK_DEBUG_ANY = (1 << 6) - 1,
 };
 
-/* Filter over child.  Takes ownership of child, on failure too. */
+/* Filter over child.  Takes ownership of child, on failure too.  It never
+ * answers BLK_NOWAIT, so that a pause does not stop a thread that must not
+ * wait.
+ */
 int blk_debug_open (struct blk *child, struct blk **ret, struct error *err);
 
 /* Let the nth (from 1) request from now on that is one of ops fail with
- * errnum (positive); with is_sticky all after it too.  n 0 removes the rule.
+ * errnum (positive) instead of reaching the child; with is_sticky all after it
+ * too.  There is one rule: a new one takes the place of the old one, n 0
+ * removes it.
  */
 void blk_debug_fail_nth (struct blk *blk, unsigned ops, uint64_t n,
                          int errnum, bool is_sticky);
@@ -29,11 +34,14 @@ void blk_debug_fail_nth (struct blk *blk, unsigned ops, uint64_t n,
 bool blk_debug_has_fired (struct blk *blk);
 
 /* The next request that is one of ops and overlaps [off, off+len) pauses
- * before it reaches the child, once.  Tags name pause points.
+ * before it reaches the child (and before a rule is applied to it), once.  A
+ * flush overlaps everything.  Tags name pause points: -EEXIST, -ENOMEM.
  */
 int blk_debug_break (struct blk *blk, unsigned ops, uint64_t off,
                      uint64_t len, const char *tag);
-/* Wait until a request is paused at tag.  -ETIMEDOUT after 30 seconds. */
+/* Wait until a request is paused at tag.  -ETIMEDOUT after 30 seconds; -ENOENT
+ * if there is no such pause point.
+ */
 int blk_debug_wait_paused (struct blk *blk, const char *tag);
 bool blk_debug_is_paused (struct blk *blk, const char *tag);
 /* Let it go on.  -ENOENT if there is no such pause point; one that nothing
@@ -41,8 +49,10 @@ bool blk_debug_is_paused (struct blk *blk, const char *tag);
  */
 int blk_debug_resume (struct blk *blk, const char *tag);
 
-/* What reached the child, as "write 0+4096" lines joined by "\n", since the
- * last call; the caller frees it.  Recording starts with the first call.
+/* What was passed to the child since the last call, as lines "write 0+4096"
+ * joined by "\n", flags behind it ("write 0+4096 fua", "zero 0+4096 unmap
+ * fast"), a flush as "flush"; the caller frees it.  NULL: no memory.
+ * Recording starts with the first call, which returns "".
  */
 char *blk_debug_trace (struct blk *blk);
 
