@@ -19,7 +19,6 @@
 
 #include "blk-open.h"
 #include "disk.h"
-#include "lock.h"
 
 struct disk {
   struct blk blk;               /* the disk as a node; must be first */
@@ -34,8 +33,7 @@ struct disk {
   uint64_t scratch_limit;
   enum cbw_on_error on_scratch_error;
 
-  struct gate gate;
-  struct lock lock;             /* one bitmap command at a time */
+  struct gate gate;             /* its closer alone may change bitmaps */
 };
 
 static _Atomic unsigned next_number;
@@ -256,7 +254,6 @@ free_disk (struct disk *d)
 {
   cbw_free (d->cbw);
   dirty_free (d->dirty);
-  lock_destroy (&d->lock);
   gate_destroy (&d->gate);
   blk_fini (&d->blk);
   free (d->scratch_dir);
@@ -282,7 +279,6 @@ disk_new (struct blk *node, const struct disk_options *options,
   }
   d->node = node;
   gate_init (&d->gate);
-  lock_init (&d->lock, LOCK_RANK_DISK);
   r = blk_init (&d->blk, &disk_driver, options->name, node->filename,
                 blk_size (node), node->can);
   if (r == 0)
@@ -396,21 +392,6 @@ disk_cbw_options (const struct disk *d, struct cbw_options *ret)
 
 /*---- Bitmaps ----*/
 
-/* Hold the disk's bitmaps still until the end of the scope. */
-static void
-close_for_admin (struct disk *d)
-{
-  lock_acquire (&d->lock);
-  gate_close (&d->gate);
-}
-
-static void
-open_after_admin (struct disk *d)
-{
-  gate_open (&d->gate);
-  lock_release (&d->lock);
-}
-
 uint64_t
 disk_default_granularity (const struct disk *d)
 {
@@ -429,9 +410,9 @@ disk_bitmap_add (struct disk *d, const char *name, uint64_t granularity,
 
   if (granularity == 0)
     granularity = disk_default_granularity (d);
-  close_for_admin (d);
+  gate_close (&d->gate);
   ret = dirty_add (d->dirty, name, granularity, is_disabled, err);
-  open_after_admin (d);
+  gate_open (&d->gate);
   return ret;
 }
 
@@ -440,9 +421,9 @@ disk_bitmap_remove (struct disk *d, const char *name, struct error *err)
 {
   int ret;
 
-  close_for_admin (d);
+  gate_close (&d->gate);
   ret = dirty_remove (d->dirty, name, err);
-  open_after_admin (d);
+  gate_open (&d->gate);
   return ret;
 }
 
@@ -451,9 +432,9 @@ disk_bitmap_clear (struct disk *d, const char *name, struct error *err)
 {
   int ret;
 
-  close_for_admin (d);
+  gate_close (&d->gate);
   ret = dirty_clear (d->dirty, name, err);
-  open_after_admin (d);
+  gate_open (&d->gate);
   return ret;
 }
 
@@ -462,9 +443,9 @@ disk_bitmap_enable (struct disk *d, const char *name, struct error *err)
 {
   int ret;
 
-  close_for_admin (d);
+  gate_close (&d->gate);
   ret = dirty_enable (d->dirty, name, err);
-  open_after_admin (d);
+  gate_open (&d->gate);
   return ret;
 }
 
@@ -473,9 +454,9 @@ disk_bitmap_disable (struct disk *d, const char *name, struct error *err)
 {
   int ret;
 
-  close_for_admin (d);
+  gate_close (&d->gate);
   ret = dirty_disable (d->dirty, name, err);
-  open_after_admin (d);
+  gate_open (&d->gate);
   return ret;
 }
 
@@ -486,8 +467,8 @@ disk_bitmap_merge (struct disk *d, const char *target,
 {
   int ret;
 
-  close_for_admin (d);
+  gate_close (&d->gate);
   ret = dirty_merge (d->dirty, target, sources, nr_sources, err);
-  open_after_admin (d);
+  gate_open (&d->gate);
   return ret;
 }
