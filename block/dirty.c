@@ -750,21 +750,24 @@ append_runs (const struct bits *a, const struct bits *b, uint64_t off,
   return 0;
 }
 
-int
-dirty_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
-               struct extents *extents)
+/* is_frozen: the frozen bits alone. */
+static int
+extents_of (struct dirty_bitmap *bm, bool is_frozen, uint64_t len,
+            uint64_t off, struct extents *extents)
 {
   struct bits *a = NULL, *b = NULL;
   int r = 0;
 
   lock_acquire (&bm->set->lock);
-  if (bm->is_removed || bm->state == DIRTY_INCONSISTENT)
+  if (bm->is_removed || bm->state == DIRTY_INCONSISTENT ||
+      (is_frozen && bm->state != DIRTY_FROZEN))
     r = -ESTALE;
   else if (!range_is_within (off, len, bm->set->size))
     r = -EINVAL;
   else {
     a = bits_ref (bm->bits);
-    b = bits_ref (bm->successor);
+    if (!is_frozen)
+      b = bits_ref (bm->successor);
   }
   lock_release (&bm->set->lock);
   if (r == 0)
@@ -772,6 +775,20 @@ dirty_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
   bits_unref (a);
   bits_unref (b);
   return r;
+}
+
+int
+dirty_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
+               struct extents *extents)
+{
+  return extents_of (bm, false, len, off, extents);
+}
+
+int
+dirty_frozen_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
+                      struct extents *extents)
+{
+  return extents_of (bm, true, len, off, extents);
 }
 
 /* A copy of bm's bits over a new size, its tail dirty. */

@@ -112,6 +112,11 @@ int dirty_get_info (struct dirty_bitmap *bm, struct dirty_info *ret);
  */
 int dirty_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
                    struct extents *extents);
+/* The same of the frozen bits alone: what a session has to pull.  -ESTALE if
+ * the bitmap is not frozen (any more).
+ */
+int dirty_frozen_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
+                          struct extents *extents);
 
 /* All bitmaps follow the disk's size; a new tail is dirty.  -EBUSY if one is
  * frozen, -ENOMEM; nothing has changed then.  [gate closed]

@@ -489,6 +489,7 @@ hold_all (struct session *s, const struct session_request *request,
 
   for (i = 0; i < s->nr_disks; i++) {
     sd = &s->disks[i];
+    sd->is_dirty_view = request->disks[i].is_dirty_view;
     sd->dirty_bytes = sd->size;
     if (sd->mode == SESSION_COPY)
       snprintf (sd->why, sizeof sd->why, "asked for");

@@ -55,6 +55,7 @@ struct session_disk {
   uint64_t dirty_bytes;         /* to pull: frozen dirty, or the disk's size */
   uint64_t size;                /* of the disk at the point */
   struct point_id base;         /* INCREMENTAL: what it counts from */
+  bool is_dirty_view;           /* as asked for */
   struct cbw_view *view;
   char *export_name;            /* "SESSIONID/DISKNAME" */
 };

@@ -24,7 +24,10 @@ struct export_options {
   bool is_read_only;
   /* Its bitmaps: all of a live disk's, whatever they are at the time ... */
   struct disk *disk;            /* or NULL */
-  /* ... or just this one; a reference is taken. */
+  /* ... or just this one, of a session: its frozen bits alone are shown
+   * (dirty_frozen_extents), never those of its successor.  A reference is
+   * taken.
+   */
   struct dirty_bitmap *bitmap;  /* or NULL */
   const char *bitmap_name;
   /* Optional: called for every request. */
