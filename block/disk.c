@@ -294,7 +294,7 @@ disk_new (struct blk *node, const struct disk_options *options,
   }
   d->blk.block_size = node->block_size;
   d->blk.cluster_size = node->cluster_size;
-  d->blk.max_request = node->max_request;
+  /* No max_request: a change must be whole when it enters the gate (I5). */
   d->number = atomic_fetch_add (&next_number, 1);
   *ret = d;
   return 0;

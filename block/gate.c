@@ -30,6 +30,7 @@ gate_init (struct gate *gate)
   lock_init (&gate->lock, LOCK_RANK_GATE);
   cond_init (&gate->changed);
   gate->is_closing = false;
+  gate->nr_waiting = 0;
 }
 
 void
@@ -55,8 +56,10 @@ enter_slowly (struct gate *gate)
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&gate->lock);
 
   leave_locked (gate);
+  gate->nr_waiting++;
   while (atomic_load (&gate->state) & GATE_CLOSED)
     lock_wait (&gate->lock, &gate->changed);
+  gate->nr_waiting--;
   /* Gates are closed under the lock, so it is still open. */
   atomic_fetch_add (&gate->state, 1);
 }

@@ -25,6 +25,7 @@ struct gate {
   /* Protected by lock. */
   pthread_cond_t changed;
   bool is_closing;              /* somebody closes or has closed the gate */
+  unsigned nr_waiting;          /* to enter */
 };
 
 void gate_init (struct gate *gate);

@@ -1,1 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
+UNIT_TESTS += unit/test-gate unit/test-reqlist
+EXTRA_DIST += unit/disk-util.h
+unit_test_gate_SOURCES = unit/test-gate.c
+unit_test_reqlist_SOURCES = unit/test-reqlist.c
