@@ -380,6 +380,25 @@ check_extents (struct dirty_bitmap *bm, const struct model *m)
   extents_free (&e);
 }
 
+/* The same of the frozen bits alone. */
+static void
+check_frozen_extents (struct dirty_bitmap *bm, const struct model *m)
+{
+  struct extents e;
+  uint64_t g;
+  size_t i;
+
+  extents_init (&e, 4096);
+  assert_int_equal (dirty_frozen_extents (bm, DISK_SIZE, 0, &e),
+                    m->is_frozen ? 0 : -ESTALE);
+  for (i = 0; i < e.len; i++)
+    for (g = e.ptr[i].off / m->gran;
+         g * m->gran < e.ptr[i].off + e.ptr[i].len; g++)
+      assert_int_equal (e.ptr[i].value, m->old[g]);
+  assert_int_equal (extents_length (&e), m->is_frozen ? DISK_SIZE : 0);
+  extents_free (&e);
+}
+
 static void
 check_model (size_t i)
 {
@@ -408,6 +427,7 @@ check_model (size_t i)
     assert_int_equal (bitmap_dirty_bytes (dirty_frozen_bits (bm)), bytes);
   }
   check_extents (bm, m);
+  check_frozen_extents (bm, m);
   dirty_unref (bm);
 }
 
