@@ -63,31 +63,38 @@ max_piece (const struct nbd_blk *s, enum nbd_command command)
          s->max_payload : NBD_MAX_LENGTH;
 }
 
-/* Send the request and wait.  Each attempt that finds its connection dead
- * leaves one connection less, so this ends.
+/* Send the request and wait.  *ret_again: the connection died of it or before
+ * it, so that another may be tried; each time that leaves one less.
  */
 static int
-call (struct nbd_blk *s, struct nbd_request *rq)
+call_once (struct nbd_blk *s, struct nbd_request *rq, bool *ret_again)
 {
   struct nbd_waiter w;
   struct nbd_op op;
-  struct nbd_conn *c;
-  int r;
+  struct nbd_conn *c = pick_conn (s, false);
 
+  *ret_again = false;
+  if (!c)
+    return -ENOTCONN;
   rq->max_piece = max_piece (s, rq->command);
   nbd_waiter_init (&w);
-  do {
-    c = pick_conn (s, false);
-    if (!c) {
-      r = -ENOTCONN;
-      break;
-    }
-    nbd_conn_issue (c, &op, &w, rq);
-    nbd_conn_wait (c, &w);
-    r = op.error;
-    atomic_fetch_sub (&c->nr_calls, 1);
-  } while (r == -ENOTCONN && atomic_load (&c->is_dead));
+  nbd_conn_issue (c, &op, &w, rq);
+  nbd_conn_wait (c, &w);
   nbd_waiter_destroy (&w);
+  atomic_fetch_sub (&c->nr_calls, 1);
+  *ret_again = op.error == -ENOTCONN && atomic_load (&c->is_dead);
+  return op.error;
+}
+
+static int
+call (struct nbd_blk *s, struct nbd_request *rq)
+{
+  bool again;
+  int r;
+
+  do
+    r = call_once (s, rq, &again);
+  while (again);
   return r;
 }
 
@@ -107,22 +114,26 @@ aligned_pread (struct nbd_blk *s, void *buf, uint64_t len, uint64_t off)
   return call (s, &rq);
 }
 
-/* Through a buffer, the server's blocks that the range touches: at most two
- * partial blocks are read more than asked for.
- */
+/* Through a buffer, the server's blocks that the range touches. */
 static int
 unaligned_pread (struct nbd_blk *s, void *buf, uint64_t len, uint64_t off)
 {
-  const uint64_t start = round_down (off, s->min_block);
-  const uint64_t end = round_up (off + len, s->min_block);
-  CLEANUP_FREE char *bounce = malloc (end - start);
-  int r;
+  const uint64_t size = round_up (len, s->min_block) + s->min_block;
+  CLEANUP_FREE char *bounce = malloc (MIN (size, s->max_payload));
+  int r = bounce ? 0 : -ENOMEM;
 
-  if (!bounce)
-    return -ENOMEM;
-  r = aligned_pread (s, bounce, end - start, start);
-  if (r == 0)
-    memcpy (buf, bounce + (off - start), len);
+  while (r == 0 && len > 0) {
+    const uint64_t start = round_down (off, s->min_block);
+    const uint64_t n = MIN (len, s->max_payload - (off - start));
+
+    r = aligned_pread (s, bounce, round_up (off + n, s->min_block) - start,
+                       start);
+    if (r == 0)
+      memcpy (buf, bounce + (off - start), n);
+    buf = (char *) buf + n;
+    off += n;
+    len -= n;
+  }
   return r;
 }
 
@@ -132,8 +143,6 @@ blk_nbd_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
 {
   struct nbd_blk *s = nbd_of (blk);
 
-  if (flags & BLK_NOWAIT)
-    return -EAGAIN;
   return is_aligned (s, off, len) ? aligned_pread (s, buf, len, off) :
          unaligned_pread (s, buf, len, off);
 }
@@ -147,16 +156,13 @@ blk_nbd_flush (struct blk *blk)
   return s->can_flush ? call (s, &rq) : 0;
 }
 
-/* A request that changes the export: FUA by flag or by a flush after it. */
+/* A request that changes the export.  FUA only if the server can. */
 static int
-change (struct nbd_blk *s, struct nbd_request *rq, bool is_fua)
+change (struct nbd_blk *s, struct nbd_request *rq, unsigned flags)
 {
-  int r;
-
-  if (is_fua && s->can_fua)
+  if (flags & BLK_FUA)
     rq->flags |= LIBNBD_CMD_FLAG_FUA;
-  r = call (s, rq);
-  return r == 0 && is_fua && !s->can_fua ? blk_nbd_flush (&s->blk) : r;
+  return call (s, rq);
 }
 
 /* Where the server's blocks matter, a write of part of a block is a read and a
@@ -182,59 +188,13 @@ unclaim (struct nbd_blk *s, struct req *req)
 
 static int
 aligned_pwrite (struct nbd_blk *s, const void *buf, uint64_t len, uint64_t off,
-                bool is_fua)
+                unsigned flags)
 {
   struct nbd_request rq = {
     .command = NBD_CONN_WRITE, .buf = (void *) buf, .len = len, .off = off,
   };
 
-  return change (s, &rq, is_fua);
-}
-
-/* Read, modify, write the blocks that hold the range.  buf NULL: zeroes.  The
- * range is claimed.
- */
-static int
-modify_blocks (struct nbd_blk *s, const void *buf, uint64_t len, uint64_t off,
-               bool is_fua)
-{
-  const uint64_t start = round_down (off, s->min_block);
-  const uint64_t end = round_up (off + len, s->min_block);
-  const uint64_t last = end - s->min_block;
-  CLEANUP_FREE char *bounce = malloc (end - start);
-  int r = 0;
-
-  if (!bounce)
-    return -ENOMEM;
-  if (off > start)
-    r = aligned_pread (s, bounce, s->min_block, start);
-  if (r == 0 && off + len < end && (last > start || off == start))
-    r = aligned_pread (s, bounce + (last - start), s->min_block, last);
-  if (r < 0)
-    return r;
-  if (buf)
-    memcpy (bounce + (off - start), buf, len);
-  else
-    memset (bounce + (off - start), 0, len);
-  return aligned_pwrite (s, bounce, end - start, start, is_fua);
-}
-
-static int
-blk_nbd_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
-            unsigned flags)
-{
-  struct nbd_blk *s = nbd_of (blk);
-  const bool is_fua = flags & BLK_FUA;
-  struct req req;
-  int r;
-
-  if (s->min_block == 1)
-    return aligned_pwrite (s, buf, len, off, is_fua);
-  claim (s, &req, off, len);
-  r = is_aligned (s, off, len) ? aligned_pwrite (s, buf, len, off, is_fua) :
-      modify_blocks (s, buf, len, off, is_fua);
-  unclaim (s, &req);
-  return r;
+  return change (s, &rq, flags);
 }
 
 static int
@@ -246,28 +206,72 @@ aligned_zero (struct nbd_blk *s, uint64_t len, uint64_t off, unsigned flags)
              (flags & BLK_FAST ? LIBNBD_CMD_FLAG_FAST_ZERO : 0),
   };
 
-  return change (s, &rq, flags & BLK_FUA);
+  return change (s, &rq, flags);
 }
 
-/* Whole blocks by the server, the partial ones at both ends by hand. */
+/* Read, modify, write the one or two blocks that hold the range, which is
+ * claimed.  buf NULL: zeroes.
+ */
 static int
-zero_claimed (struct nbd_blk *s, uint64_t len, uint64_t off, unsigned flags)
+modify_blocks (struct nbd_blk *s, const void *buf, uint64_t len, uint64_t off,
+               unsigned flags)
+{
+  const uint64_t start = round_down (off, s->min_block);
+  const uint64_t end = round_up (off + len, s->min_block);
+  CLEANUP_FREE char *bounce = malloc (end - start);
+  int r;
+
+  if (!bounce)
+    return -ENOMEM;
+  r = aligned_pread (s, bounce, end - start, start);
+  if (r < 0)
+    return r;
+  if (buf)
+    memcpy (bounce + (off - start), buf, len);
+  else
+    memset (bounce + (off - start), 0, len);
+  return aligned_pwrite (s, bounce, end - start, start, flags & BLK_FUA);
+}
+
+/* Whole blocks as they are, the partial ones at both ends by hand.  The range
+ * is claimed.  buf NULL: zeroes.
+ */
+static int
+change_claimed (struct nbd_blk *s, const char *buf, uint64_t len, uint64_t off,
+                unsigned flags)
 {
   const uint64_t end = off + len;
   const uint64_t first = round_up (off, s->min_block);
   const uint64_t last = round_down (end, s->min_block);
   int r = 0;
 
-  if (flags & BLK_FAST && !is_aligned (s, off, len))
-    return -EOPNOTSUPP;
-  if (first >= last && !is_aligned (s, off, len))
-    return modify_blocks (s, NULL, len, off, flags & BLK_FUA);
+  if (first >= last)
+    return modify_blocks (s, buf, len, off, flags);
   if (off < first)
-    r = modify_blocks (s, NULL, first - off, off, flags & BLK_FUA);
-  if (r == 0)
+    r = modify_blocks (s, buf, first - off, off, flags);
+  if (r == 0 && buf)
+    r = aligned_pwrite (s, buf + (first - off), last - first, first, flags);
+  else if (r == 0)
     r = aligned_zero (s, last - first, first, flags);
   if (r == 0 && last < end)
-    r = modify_blocks (s, NULL, end - last, last, flags & BLK_FUA);
+    r = modify_blocks (s, buf ? buf + (last - off) : NULL, end - last, last,
+                       flags);
+  return r;
+}
+
+static int
+blk_nbd_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
+                unsigned flags)
+{
+  struct nbd_blk *s = nbd_of (blk);
+  struct req req;
+  int r;
+
+  if (s->min_block == 1)
+    return aligned_pwrite (s, buf, len, off, flags);
+  claim (s, &req, off, len);
+  r = change_claimed (s, buf, len, off, flags);
+  unclaim (s, &req);
   return r;
 }
 
@@ -278,12 +282,13 @@ blk_nbd_zero (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
   struct req req;
   int r;
 
-  if (!(s->blk.can & BLK_CAN_ZERO))
+  if (!(s->blk.can & BLK_CAN_ZERO) ||
+      (flags & BLK_FAST && !is_aligned (s, off, len)))
     return -EOPNOTSUPP;
   if (s->min_block == 1)
     return aligned_zero (s, len, off, flags);
   claim (s, &req, off, len);
-  r = zero_claimed (s, len, off, flags);
+  r = change_claimed (s, NULL, len, off, flags);
   unclaim (s, &req);
   return r;
 }
@@ -300,12 +305,12 @@ blk_nbd_trim (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
   struct req req;
   int r;
 
-  if (!(s->blk.can & BLK_CAN_TRIM) || first >= last)
-    return flags & BLK_FUA ? blk_nbd_flush (blk) : 0;
+  if (first >= last)
+    return 0;
   if (s->min_block == 1)
-    return change (s, &rq, flags & BLK_FUA);
+    return change (s, &rq, flags);
   claim (s, &req, first, last - first);
-  r = change (s, &rq, flags & BLK_FUA);
+  r = change (s, &rq, flags);
   unclaim (s, &req);
   return r;
 }
@@ -320,7 +325,7 @@ blk_nbd_cache (struct blk *blk, uint64_t len, uint64_t off)
     .len = round_up (off + len, s->min_block) - start,
   };
 
-  return s->blk.can & BLK_CAN_CACHE ? call (s, &rq) : 0;
+  return call (s, &rq);
 }
 
 /* What the extents of one block status reply go to. */
@@ -329,12 +334,21 @@ struct status_call {
   uint64_t off, end;            /* what the caller asked for */
   struct extents *lists;
   size_t nr_lists;
-  size_t *old_len;              /* bytes covered before, per list */
-  bool *is_seen;
+  uint64_t old_end[NBD_MAX_CONTEXTS];   /* where the lists ended before */
+  bool is_seen[NBD_MAX_CONTEXTS];
   int error;                    /* -errno; the first one */
 };
 
-/* One context's entries: pairs of length and flags, from start on. */
+/* Where the list ends; off if it is empty. */
+static uint64_t
+list_end (const struct extents *list, uint64_t off)
+{
+  return list->len ? list->ptr[0].off + extents_length (list) : off;
+}
+
+/* One context's entries: pairs of length and flags, from start on.  What the
+ * list has already is left as it is.
+ */
 static int
 add_entries (struct status_call *sc, struct extents *list, uint64_t start,
              const uint32_t *entries, size_t nr_entries)
@@ -351,7 +365,7 @@ add_entries (struct status_call *sc, struct extents *list, uint64_t start,
 
     if (len == 0 || !range_is_within (off, len, size))
       return -EPROTO;
-    from = MAX (off, sc->off);
+    from = MAX (off, list_end (list, sc->off));
     to = MIN (off + len, sc->end);
     off += len;
     if (from >= to)
@@ -389,7 +403,7 @@ extents_arrived (void *opaque, const char *context, uint64_t off,
   return 0;
 }
 
-/* Every list has got something, or doubt is an error (I7). */
+/* Every list says something about off, or doubt is an error (I7). */
 static int
 check_status (struct status_call *sc)
 {
@@ -397,44 +411,60 @@ check_status (struct status_call *sc)
 
   for (i = 0; i < sc->nr_lists; i++) {
     struct extents *list = &sc->lists[i];
+    const uint64_t end = list_end (list, sc->off);
 
-    if (i == 0 && !sc->s->has_allocation) {
-      int r = extents_add (list, sc->off, sc->end - sc->off, 0);
+    if (i > 0 || sc->s->has_allocation) {
+      if (!sc->is_seen[i] || end <= sc->off)
+        return -EPROTO;
+    }
+    else if (end < sc->end) {
+      int r = extents_add (list, end, sc->end - end, 0);
 
       if (r < 0)
         return r;
     }
-    else if (!sc->is_seen[i] || extents_length (list) == sc->old_len[i])
-      return -EPROTO;
   }
   return 0;
+}
+
+/* Forget what a connection that died has answered. */
+static void
+reset_status (struct status_call *sc)
+{
+  size_t i;
+
+  sc->error = 0;
+  for (i = 0; i < sc->nr_lists; i++) {
+    sc->is_seen[i] = false;
+    extents_truncate (&sc->lists[i], sc->old_end[i]);
+  }
 }
 
 static int
 block_status (struct nbd_blk *s, uint64_t len, uint64_t off, unsigned flags,
               struct extents *lists, size_t nr_lists)
 {
-  size_t old_len[NBD_MAX_CONTEXTS];
-  bool is_seen[NBD_MAX_CONTEXTS] = { false };
   const uint64_t start = round_down (off, s->min_block);
   struct status_call sc = {
     .s = s, .off = off, .lists = lists, .nr_lists = nr_lists,
-    .old_len = old_len, .is_seen = is_seen,
   };
   struct nbd_request rq = {
     .command = NBD_CONN_STATUS, .off = start,
     .flags = flags & BLK_ONE ? LIBNBD_CMD_FLAG_REQ_ONE : 0,
     .extent = extents_arrived, .opaque = &sc,
   };
+  bool again = s->has_status;
   size_t i;
   int r = 0;
 
   rq.len = MIN (round_up (off + len, s->min_block) - start, NBD_MAX_LENGTH);
   sc.end = MIN (off + len, start + rq.len);
   for (i = 0; i < nr_lists; i++)
-    old_len[i] = extents_length (&lists[i]);
-  if (s->has_status)
-    r = call (s, &rq);
+    sc.old_end[i] = list_end (&lists[i], off);
+  while (again) {
+    reset_status (&sc);
+    r = call_once (s, &rq, &again);
+  }
   if (r == 0)
     r = sc.error;
   return r < 0 ? r : check_status (&sc);

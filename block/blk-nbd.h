@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A remote export over NBD, by libnbd.  Several connections, each with a
- * thread that runs its events; calls from many threads are in flight at once.
+/* A remote export over NBD, by libnbd.  Several connections; calls from many
+ * threads are in flight at once.  No threads of its own: whoever waits for a
+ * reply runs the connection's events, so a node may be opened before a fork.
  */
 #ifndef TIDEMARK_BLK_NBD_H
 #define TIDEMARK_BLK_NBD_H
@@ -11,8 +12,9 @@ struct blk_nbd_options {
   const char *uri;              /* nbd://, nbds://, nbd+unix://, nbds+unix://;
                                    QEMU's nbd:unix:PATH:exportname=NAME and
                                    nbd:HOST:PORT:exportname=NAME */
-  unsigned nr_connections;      /* 0 = 4; 1 if the server is not multi-conn
-                                   and the node is writable */
+  unsigned nr_connections;      /* at most; 0 = 4.  Just one if the server is
+                                   not multi-conn, fewer if it does not accept
+                                   as many. */
   bool is_read_only;
   /* Metadata contexts to ask for besides base:allocation; open fails, naming
    * it, if the server does not grant one of them.
@@ -28,8 +30,10 @@ int blk_nbd_open (const struct blk_nbd_options *options, struct blk **ret,
 
 /* The status of a prefix of [off, off+len) in several contexts, in one
  * request: lists[0] is base:allocation, lists[i] is contexts[i-1].  Each list
- * is appended to and gets at least one extent; they may end at different
- * offsets.  A list that the server left out is -EPROTO.
+ * is empty, or ends at off or beyond; it is appended to and then reaches beyond
+ * off (if it was not full).  They may end at different offsets, so that the
+ * next call's off is where the shortest ends.  A context that the server left
+ * out, and anything else that breaks the protocol, is -EPROTO.
  */
 int blk_nbd_block_status (struct blk *blk, uint64_t len, uint64_t off,
                           struct extents *lists, size_t nr_lists);

@@ -32,7 +32,7 @@ struct nbd_blk {
   size_t nr_contexts;
   bool has_allocation;
   bool has_status;              /* any context at all */
-  bool can_flush, can_fua;
+  bool can_flush;
   uint32_t min_block;           /* power of 2; 1 = any alignment */
   uint32_t max_payload;         /* bytes of one read or write */
 

@@ -220,6 +220,8 @@ abilities (struct nbd_blk *s, struct nbd_handle *h, bool is_read_only)
 
   if (is_read_only)
     can |= BLK_IS_READ_ONLY;
+  if (nbd_can_fua (h) == 1)
+    can |= BLK_CAN_FUA;
   if (nbd_can_trim (h) == 1)
     can |= BLK_CAN_TRIM;
   if (nbd_can_zero (h) == 1) {
@@ -234,7 +236,6 @@ abilities (struct nbd_blk *s, struct nbd_handle *h, bool is_read_only)
   if (nbd_is_rotational (h) == 1)
     can |= BLK_IS_ROTATIONAL;
   s->can_flush = nbd_can_flush (h) == 1;
-  s->can_fua = nbd_can_fua (h) == 1;
   return can;
 }
 
@@ -267,7 +268,6 @@ init_node (struct nbd_blk *s, struct nbd_handle *h,
   if (r < 0)
     return error_set_errno (err, -r, "%s", o->uri);
   s->blk.block_size = preferred;
-  s->blk.max_request = s->max_payload;
   return 0;
 }
 

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* An NBD server that lies, for tests of clients: one export of 1 MiB whose
+ * contents are byte 0x55, that breaks the protocol in one way.
+ */
+#ifndef TIDEMARK_FAKE_NBD_H
+#define TIDEMARK_FAKE_NBD_H
+
+#define FAKE_NBD_SIZE (UINT64_C (1) << 20)
+
+enum fake_nbd_lie {
+  FAKE_HONEST,
+  FAKE_ZERO_LENGTH,             /* an empty extent */
+  FAKE_BEYOND_END,              /* an extent past the export's end */
+  FAKE_MISSING_CONTEXT,         /* granted, then left out of the reply */
+  FAKE_DUPLICATE_CONTEXT,       /* twice in one reply */
+  FAKE_NO_EXTENTS,              /* a block status reply without any chunk */
+  FAKE_SHORT_READ,              /* half of the data, then done */
+  FAKE_CLOSE,                   /* hangs up instead of a reply */
+  FAKE_SILENT,                  /* never replies; hangs up when told */
+  FAKE_BAD_MAGIC,
+  FAKE_ODD_SIZE,                /* not a multiple of its minimum block */
+  FAKE_ONE_CLIENT,              /* says multi-conn, never accepts a second */
+};
+
+struct fake_nbd;
+
+/* Listen on socket_path and serve, on a thread of its own, one connection
+ * after the other.
+ */
+struct fake_nbd *fake_nbd_start (const char *socket_path,
+                                 enum fake_nbd_lie lie);
+/* Cut the connection. */
+void fake_nbd_hang_up (struct fake_nbd *f);
+/* Wait until a request has arrived on it. */
+void fake_nbd_wait_request (struct fake_nbd *f);
+void fake_nbd_stop (struct fake_nbd *f);
+
+#endif /* TIDEMARK_FAKE_NBD_H */
