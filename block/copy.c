@@ -100,7 +100,8 @@ check_stopped (struct copy *c)
 {
   if (atomic_load_explicit (&c->is_stopped, memory_order_relaxed))
     return -ECANCELED;
-  if (c->options.cancel && *c->options.cancel)
+  if (c->options.cancel
+      && __atomic_load_n (c->options.cancel, __ATOMIC_RELAXED))
     return fail (c, -ECANCELED, "copying", NULL, 0, 0);
   return 0;
 }

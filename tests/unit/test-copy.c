@@ -290,6 +290,44 @@ test_zero_units (void **state)
   check_target (&job, '\0');
 }
 
+static int
+next_unaligned (void *opaque, struct copy_item *ret)
+{
+  bool *is_done = opaque;
+
+  if (*is_done)
+    return 0;
+  *is_done = true;
+  ret->off = UNIT * 3 / 2;
+  ret->len = UNIT * 3;
+  return 1;
+}
+
+/* Units lie where they lie on the disk, not from the item's start on. */
+static void
+test_unaligned_units (void **state)
+{
+  const struct copy_options options = { .detect_zeroes = true,
+                                        .zero_unit = UNIT };
+  const struct copy_ops unaligned = { .next = next_unaligned };
+  struct copy_stats stats;
+  bool is_done = false;
+  char *trace;
+
+  assert_int_equal (blk_zero (source, DISK_SIZE, 0, 0), 0);
+  assert_int_equal (blk_pwrite (source, "x", 1, UNIT * 2, 0), 0);
+  assert_int_equal (blk_pwrite (source, "x", 1, UNIT * 4 - 1, 0), 0);
+  free (blk_debug_trace (target));
+  assert_int_equal (copy_run (source, target, &options, &unaligned, &is_done,
+                              &stats, NULL), 0);
+  assert_int_equal (stats.zero_bytes, UNIT);
+  assert_int_equal (stats.written_bytes, 2 * UNIT);
+  trace = blk_debug_trace (target);
+  assert_string_equal (trace, "zero 6144+2048 unmap\nwrite 8192+8192\n"
+                       "zero 16384+2048 unmap");
+  free (trace);
+}
+
 /* The first error is told with node, operation and place, nothing is called
  * done that is not, and the engine comes to an end.
  */
@@ -319,7 +357,7 @@ fail_each (struct blk *node, unsigned op, const char *what,
   uint64_t n = 1;
   int r;
 
-  for (;; n += n < 10 ? 1 : 7) {
+  for (;; n += n < 10 ? 1 : 13) {
     fill_target ('x');
     blk_debug_fail_nth (node, op, n, ENXIO, is_sticky);
     r = copy_run (source, target, &options, &ops, new_job ((unsigned) n),
@@ -443,8 +481,8 @@ test_nothing_to_do (void **state)
 static void
 test_no_memory (void **state)
 {
-  const struct copy_options options = { .depth = 1u << 31,
-                                        .max_item = SIZE_MAX / 4 };
+  const struct copy_options options = { .depth = 16,
+                                        .max_item = SIZE_MAX / 64 };
   struct error err;
 
   assert_int_equal (copy_run (source, target, &options, &ops, new_job (0),
@@ -459,6 +497,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown (test_content, setup, teardown),
     cmocka_unit_test_setup_teardown (test_zero_units, setup, teardown),
+    cmocka_unit_test_setup_teardown (test_unaligned_units, setup, teardown),
     cmocka_unit_test_setup_teardown (test_faults, setup, teardown),
     cmocka_unit_test_setup_teardown (test_callback_faults, setup, teardown),
     cmocka_unit_test_setup_teardown (test_cancel, setup, teardown),
