@@ -1,3 +1,275 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* The qcow2 driver: open, close, flush, and its table.
+ *
+ * I10: an image is checked before it is used (qcow2-header.c), its tables as
+ * their entries are used (qcow2-l2.c, qcow2-meta.c); no bytes of an image fail
+ * an assertion, and memory is bounded by the limits in qcow2.h.
+ *
+ * Open and close: the thread that owns the node; the rest: any thread.
+ */
 #include "config.h"
-#include "blk-qcow2.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cleanup.h"
+#include "qcow2.h"
+
+/* Slices: 16 KiB of L2 map 128 MiB of disk at clusters of 64 KiB. */
+#define SLICE_BITS 14
+/* Memory for metadata of a node, bytes. */
+#define CACHE_READ (UINT64_C (2) << 20)
+#define CACHE_WRITE (UINT64_C (16) << 20)
+#define CACHE_DIRTY (UINT64_C (16) << 20)
+
+static int
+qcow2_flush (struct blk *blk)
+{
+  return blk_is_read_only (blk) ? 0 : qcow2_commit (qcow2_of (blk), true);
+}
+
+/* Cut off what was added to the file in advance. */
+static int
+trim_file_end (struct qcow2 *q)
+{
+  if (!q->is_growable || blk_size (q->file) <= q->file_end)
+    return 0;
+  return blk_resize (q->file, q->file_end);
+}
+
+static int
+qcow2_close (struct blk *blk)
+{
+  struct qcow2 *q = qcow2_of (blk);
+  int error = 0, r;
+
+  if (!blk_is_read_only (blk)) {
+    error = qcow2_commit (q, true);
+    r = trim_file_end (q);
+    error = error ? error : r;
+  }
+  r = qcow2_destroy (q);
+  return error ? error : r;
+}
+
+const struct blk_driver qcow2_driver = {
+  .name = "qcow2",
+  .close = qcow2_close,
+  .pread = qcow2_pread,
+  .pwrite = qcow2_pwrite,
+  .zero = qcow2_zero,
+  .trim = qcow2_trim,
+  .flush = qcow2_flush,
+  .extents = qcow2_extents,
+};
+
+static void
+set_geometry (struct qcow2 *q, bool is_read_only)
+{
+  const struct qcow2_header *h = &q->header;
+  uint64_t bytes = is_read_only ? CACHE_READ : CACHE_WRITE;
+
+  q->cluster_bits = h->cluster_bits;
+  q->cluster_size = 1u << h->cluster_bits;
+  q->l2_bits = h->cluster_bits - 3;
+  q->refblock_bits = h->cluster_bits + 3 - h->refcount_order;
+  q->slice_bits = MIN (h->cluster_bits, SLICE_BITS);
+  q->max_clean = bytes >> q->slice_bits;
+  q->max_dirty = CACHE_DIRTY >> q->slice_bits;
+  q->blk.cluster_size = q->cluster_size;
+}
+
+int
+qcow2_new (struct blk *file, const struct qcow2_header *h, bool is_read_only,
+           struct qcow2 **ret, struct error *err)
+{
+  unsigned can = BLK_CAN_EXTENTS | BLK_CAN_MULTI_CONN;
+  struct qcow2 *q = calloc (1, sizeof *q);
+
+  if (is_read_only)
+    can |= BLK_IS_READ_ONLY;
+  else
+    can |= BLK_CAN_TRIM | BLK_CAN_ZERO | BLK_CAN_FAST_ZERO;
+  if (!q || blk_init (&q->blk, &qcow2_driver, file->name, file->filename,
+                      h->size, can) < 0) {
+    error_set_errno (err, ENOMEM, "%s", file->name);
+    free (q);
+    blk_close (file);
+    return -ENOMEM;
+  }
+  q->file = file;
+  q->header = *h;
+  set_geometry (q, is_read_only);
+  lock_init (&q->lock, LOCK_RANK_FORMAT);
+  cond_init (&q->changed);
+  reqlist_init (&q->claims);
+  q->hash = calloc (q->max_clean, sizeof *q->hash);
+  if (!q->hash) {
+    error_set_errno (err, ENOMEM, "%s", q->blk.name);
+    qcow2_destroy (q);
+    return -ENOMEM;
+  }
+  q->nr_buckets = q->max_clean;         /* a power of two */
+  *ret = q;
+  return 0;
+}
+
+int
+qcow2_destroy (struct qcow2 *q)
+{
+  int error, r;
+
+  qcow2_meta_free_all (q);
+  free (q->l1.entries);
+  free (q->reftable.entries);
+  qcow2_reservations_reset (&q->reservations);
+  qcow2_frees_reset (&q->frees);
+  reqlist_destroy (&q->claims);
+  pthread_cond_destroy (&q->changed);
+  lock_destroy (&q->lock);
+  error = blk_close (q->file);
+  r = blk_close (q->blk.backing);
+  blk_fini (&q->blk);
+  free (q);
+  return error ? error : r;
+}
+
+/* --- open */
+
+/* Features that only forbid writing. */
+static int
+check_writable (const struct qcow2 *q, struct error *err)
+{
+  const struct qcow2_header *h = &q->header;
+
+  if (blk_is_read_only (q->file))
+    return error_set (err, EPERM, "%s is read-only", q->blk.name);
+  if (h->incompatible & QCOW2_INCOMPAT_CORRUPT)
+    return error_set (err, EROFS, "%s: the image is marked corrupt and can"
+                      " only be read (qemu-img check -r all mends it)",
+                      q->blk.name);
+  if (h->incompatible & QCOW2_INCOMPAT_DIRTY)
+    return error_set (err, EROFS, "%s: the image is marked dirty and can only"
+                      " be read (qemu-img check -r all mends it)",
+                      q->blk.name);
+  return 0;
+}
+
+static int
+load_for_writing (struct qcow2 *q, struct error *err)
+{
+  const struct qcow2_header *h = &q->header;
+  uint64_t size = blk_size (q->file);
+  int error;
+
+  error = check_writable (q, err);
+  if (error == 0)
+    error = qcow2_table_load (q, "refcount table", h->reftable_offset,
+                              ((uint64_t) h->reftable_clusters
+                               << q->cluster_bits) / 8, &q->reftable, err);
+  if (error < 0)
+    return error;
+  q->is_growable = blk_resize (q->file, size) == 0;
+  q->file_end = size;
+  q->fresh_from = q->is_growable ? round_up (size, q->cluster_size)
+    : UINT64_MAX;
+  return qcow2_check_refcounts (q, err);
+}
+
+static int
+open_backing (struct qcow2 *q, const struct qcow2_open_options *options,
+              const struct qcow2_chain *above, struct error *err)
+{
+  const char *filename = options->filename ? options->filename
+    : q->blk.filename;
+  struct qcow2_chain link = { .above = NULL, .depth = 0 };
+  struct stat st;
+  int error;
+
+  if (!q->header.backing_file[0] || options->ignore_backing)
+    return 0;
+  if (!options->allow_backing)
+    return error_set (err, EPERM, "%s: the image has a backing file"
+                      " (\"%.100s\") and following it was not allowed",
+                      q->blk.name, q->header.backing_file);
+  if (!above) {
+    if (filename && stat (filename, &st) == 0) {
+      link.is_known = true;
+      link.dev = st.st_dev;
+      link.ino = st.st_ino;
+    }
+    above = &link;
+  }
+  error = qcow2_open_backing (q, filename, above, err);
+  if (error == 0) {
+    q->has_backing = true;
+    q->backing_size = blk_size (q->blk.backing);
+  }
+  return error;
+}
+
+static void
+set_nowait (struct qcow2 *q)
+{
+  if ((q->file->can & BLK_CAN_NOWAIT)
+      && (!q->blk.backing || (q->blk.backing->can & BLK_CAN_NOWAIT)))
+    q->blk.can |= BLK_CAN_NOWAIT;
+}
+
+int
+qcow2_open_layer (struct blk *file, const struct qcow2_open_options *options,
+                  const struct qcow2_chain *above, struct blk **ret,
+                  struct error *err)
+{
+  struct qcow2_header h;
+  struct qcow2 *q;
+  uint64_t nr;
+  int error;
+
+  error = qcow2_header_read (file, &h, err);
+  if (error < 0) {
+    blk_close (file);
+    return error;
+  }
+  error = qcow2_new (file, &h, options->is_read_only, &q, err);
+  if (error < 0)
+    return error;
+  q->is_valid = true;
+  nr = div_round_up (h.size, UINT64_C (1) << (q->l2_bits + q->cluster_bits));
+  error = qcow2_table_load (q, "L1 table", nr ? h.l1_offset : 0, nr, &q->l1,
+                            err);
+  if (error == 0)
+    error = open_backing (q, options, above, err);
+  if (error == 0 && !options->is_read_only)
+    error = load_for_writing (q, err);
+  if (error < 0) {
+    qcow2_destroy (q);
+    return error;
+  }
+  set_nowait (q);
+  *ret = &q->blk;
+  return 0;
+}
+
+int
+blk_qcow2_open (struct blk *file, const struct qcow2_open_options *options,
+                struct blk **ret, struct error *err)
+{
+  return qcow2_open_layer (file, options, NULL, ret, err);
+}
+
+void
+blk_qcow2_info (struct blk *blk, struct qcow2_info *ret)
+{
+  const struct qcow2_header *h = &qcow2_of (blk)->header;
+
+  *ret = (struct qcow2_info) {
+    .version = h->version, .size = h->size,
+    .cluster_size = 1u << h->cluster_bits,
+  };
+  strcpy (ret->backing_file, h->backing_file);
+  strcpy (ret->backing_format, h->backing_format);
+}

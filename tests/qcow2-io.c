@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Drives the qcow2 driver from scripts: commands from stdin, one a line.
+ *
+ *   create FILE SIZE CLUSTER [BACKING FORMAT]   open FILE [ro]   close
+ *   reserve OFF LEN   write OFF LEN BYTE   zero OFF LEN   unmap OFF LEN
+ *   trim OFF LEN      flush     kill (end here, as a crash would)
+ *   dump FILE (the guest's view, as a raw file)   map (extents, depths)
+ *
+ * Sizes are bytes.  The first failure is printed and ends the program with
+ * status 1; "expect TEXT" before a command means that its failure must
+ * contain TEXT.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "blk-file.h"
+#include "blk-qcow2.h"
+#include "cleanup.h"
+#include "range.h"
+
+#define MAX_WORDS 6
+
+static struct blk *node;
+static struct error err;
+
+static int
+open_file (const char *path, unsigned flags, struct blk **ret)
+{
+  return blk_file_open (path, flags | BLK_FILE_ANY_SIZE, ret, &err);
+}
+
+static int
+do_create (char *const *w, unsigned nr)
+{
+  struct qcow2_create_options options = {
+    .size = strtoull (w[2], NULL, 0),
+    .cluster_size = (uint32_t) strtoul (w[3], NULL, 0),
+    .backing_file = nr > 4 ? w[4] : NULL,
+    .backing_format = nr > 5 ? w[5] : NULL,
+  };
+  struct qcow2_open_options backing = {
+    .is_read_only = true, .allow_backing = true,
+  };
+  struct blk *file;
+  int r = 0;
+
+  if (nr > 5) {
+    r = open_file (w[4], BLK_FILE_READ_ONLY, &file);
+    if (r == 0 && strcmp (w[5], "qcow2") == 0)
+      r = blk_qcow2_open (file, &backing, &options.backing, &err);
+    else if (r == 0)
+      options.backing = file;
+  }
+  unlink (w[1]);
+  if (r == 0)
+    r = open_file (w[1], BLK_FILE_CREATE, &file);
+  return r < 0 ? r : blk_qcow2_create (file, &options, &node, &err);
+}
+
+static int
+do_open (char *const *w, unsigned nr)
+{
+  struct qcow2_open_options options = {
+    .is_read_only = nr > 2, .allow_backing = true,
+  };
+  struct blk *file;
+  int r;
+
+  r = open_file (w[1], options.is_read_only ? BLK_FILE_READ_ONLY : 0, &file);
+  return r < 0 ? r : blk_qcow2_open (file, &options, &node, &err);
+}
+
+static int
+do_close (void)
+{
+  struct blk *n = node;
+
+  node = NULL;
+  return blk_close (n);
+}
+
+static int
+do_write (uint64_t off, uint64_t len, int byte)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (len);
+
+  if (!buf)
+    return -ENOMEM;
+  memset (buf, byte, len);
+  return blk_pwrite (node, buf, len, off, 0);
+}
+
+static int
+do_dump (const char *path)
+{
+  CLEANUP_CLOSE int fd = open (path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+  static uint8_t buf[1 << 20];
+  uint64_t size = blk_size (node), n;
+  int r;
+
+  if (fd < 0 || ftruncate (fd, (off_t) size) < 0)
+    return -errno;
+  for (uint64_t off = 0; off < size; off += n) {
+    n = MIN (sizeof buf, size - off);
+    r = blk_pread (node, buf, n, off, 0);
+    if (r < 0)
+      return r;
+    if (!is_zero_buffer (buf, n)
+        && pwrite (fd, buf, n, (off_t) off) != (ssize_t) n)
+      return -EIO;
+  }
+  return 0;
+}
+
+static int
+print_extents (enum blk_status status, const char *what)
+{
+  uint64_t size = blk_size (node), off = 0;
+  struct extents e;
+  int r = 0;
+
+  extents_init (&e, 1000);
+  while (off < size && r == 0) {
+    extents_clear (&e);
+    r = blk_extents (node, size - off, off, 0, status, &e);
+    for (size_t i = 0; r == 0 && i < e.len; i++)
+      printf ("%s %" PRIu64 " %" PRIu64 " %u\n", what, e.ptr[i].off,
+              e.ptr[i].len, e.ptr[i].value);
+    off += extents_length (&e);
+  }
+  extents_free (&e);
+  return r;
+}
+
+static int
+do_io (char *const *w, unsigned nr)
+{
+  uint64_t off = nr > 1 ? strtoull (w[1], NULL, 0) : 0;
+  uint64_t len = nr > 2 ? strtoull (w[2], NULL, 0) : 0;
+
+  if (strcmp (w[0], "reserve") == 0)
+    return qcow2_reserve (node, len, off);
+  if (strcmp (w[0], "write") == 0)
+    return do_write (off, len, nr > 3 ? atoi (w[3]) : 0);
+  if (strcmp (w[0], "zero") == 0)
+    return blk_zero (node, len, off, 0);
+  if (strcmp (w[0], "unmap") == 0)
+    return blk_zero (node, len, off, BLK_MAY_UNMAP);
+  if (strcmp (w[0], "trim") == 0)
+    return blk_trim (node, len, off, 0);
+  return -EINVAL;
+}
+
+static int
+run (char *const *w, unsigned nr)
+{
+  int r;
+
+  if (strcmp (w[0], "create") == 0 && nr > 3)
+    return do_create (w, nr);
+  if (strcmp (w[0], "open") == 0 && nr > 1)
+    return do_open (w, nr);
+  if (strcmp (w[0], "close") == 0)
+    return do_close ();
+  if (strcmp (w[0], "flush") == 0)
+    return blk_flush (node);
+  if (strcmp (w[0], "kill") == 0)
+    _exit (0);
+  if (strcmp (w[0], "dump") == 0 && nr > 1)
+    return do_dump (w[1]);
+  if (strcmp (w[0], "map") == 0) {
+    r = print_extents (BLK_STATUS_ALLOCATION, "alloc");
+    return r < 0 ? r : print_extents (BLK_STATUS_DEPTH, "depth");
+  }
+  return do_io (w, nr);
+}
+
+/* True if the failure r, 0 for none, was the right thing. */
+static bool
+is_expected (const char *line, const char *text, int r)
+{
+  if (!*text && r == 0)
+    return true;
+  if (!err.msg[0])
+    error_set_errno (&err, r < 0 ? -r : EINVAL, "failed");
+  if (*text && r < 0 && strstr (err.msg, text))
+    return true;
+  fprintf (stderr, "qcow2-io: %s: %s\n", line,
+           r < 0 ? err.msg : "did not fail");
+  return false;
+}
+
+int
+main (void)
+{
+  static char line[4096], copy[4096], text[4096];
+  char *w[MAX_WORDS], *save;
+  unsigned nr;
+  int r;
+
+  while (fgets (line, sizeof line, stdin)) {
+    line[strcspn (line, "\n")] = '\0';
+    if (strncmp (line, "expect ", 7) == 0) {
+      strcpy (text, line + 7);
+      continue;
+    }
+    strcpy (copy, line);
+    nr = 0;
+    for (char *p = strtok_r (copy, " ", &save); p && nr < MAX_WORDS;
+         p = strtok_r (NULL, " ", &save))
+      w[nr++] = p;
+    if (nr == 0)
+      continue;
+    err.msg[0] = '\0';
+    r = run (w, nr);
+    if (!is_expected (line, text, r))
+      return 1;
+    text[0] = '\0';
+  }
+  if (node && do_close () < 0) {
+    fprintf (stderr, "qcow2-io: close failed\n");
+    return 1;
+  }
+  return 0;
+}
