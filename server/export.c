@@ -303,6 +303,12 @@ export_find_bitmap (struct export *e, const char *name)
   return NULL;
 }
 
+bool
+export_shows_frozen (const struct export *e)
+{
+  return e->bitmap != NULL;
+}
+
 /* Append a reference to the bitmap called name; nothing if it has just been
  * removed.
  */

@@ -72,5 +72,7 @@ int export_bitmaps (struct export *e, struct dirty_bitmap ***ret,
                     char ***ret_names, size_t *ret_nr);
 /* One by name: a reference, or NULL. */
 struct dirty_bitmap *export_find_bitmap (struct export *e, const char *name);
+/* True if it was given a session's bitmap: its frozen bits are to be shown. */
+bool export_shows_frozen (const struct export *e);
 
 #endif /* TIDEMARK_EXPORT_H */

@@ -157,6 +157,7 @@ int
 meta_contexts_add (struct meta_contexts *set, struct export *e,
                    const struct meta_query *query)
 {
+  size_t i;
   int r = 0;
 
   if (query->allocation)
@@ -167,6 +168,8 @@ meta_contexts_add (struct meta_contexts *set, struct export *e,
     r = add_all_bitmaps (set, e);
   if (r == 0 && query->bitmap)
     r = add_bitmap (set, e, query);
+  for (i = 0; i < set->len; ++i)
+    set->ptr[i].is_frozen = export_shows_frozen (e);
   return r;
 }
 
@@ -185,7 +188,10 @@ meta_context_extents (const struct meta_context *context, struct blk *blk,
     r = blk_extents (blk, len, off, flags, BLK_STATUS_DEPTH, extents);
     break;
   case META_BITMAP:
-    r = dirty_extents (context->bitmap, len, off, extents);
+    if (context->is_frozen)
+      r = dirty_frozen_extents (context->bitmap, len, off, extents);
+    else
+      r = dirty_extents (context->bitmap, len, off, extents);
     break;
   }
   if (r == 0 && (extents->len == 0 || extents->ptr[0].off != off))

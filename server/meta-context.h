@@ -42,6 +42,7 @@ enum meta_kind { META_ALLOCATION, META_DEPTH, META_BITMAP };
 struct meta_context {
   enum meta_kind kind;
   struct dirty_bitmap *bitmap;  /* a reference; META_BITMAP */
+  bool is_frozen;               /* show its frozen bits alone */
   char *name;                   /* the whole name */
 };
 
