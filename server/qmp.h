@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The control server: QMP over listening sockets, a thread per connection.
- * Commands are tables in qmp-*.c.
+ * Commands are tables in qmp-*.c.  Protocol: docs/control.md.
  */
 #ifndef TIDEMARK_QMP_H
 #define TIDEMARK_QMP_H
+
+#include <stdbool.h>
 
 #include <jansson.h>
 
@@ -12,7 +14,12 @@
 
 #define QMP_MAX_REQUEST (1024 * 1024)   /* bytes of one JSON value */
 #define QMP_MAX_DEPTH 64
+/* Members of one JSON value, at any depth: jansson needs up to 250 bytes for
+ * "{}," and that must not multiply QMP_MAX_REQUEST by 80.
+ */
+#define QMP_MAX_VALUES 16384
 #define QMP_MAX_CONNECTIONS 32
+#define QMP_MAX_BACKLOG (4 * 1024 * 1024)       /* bytes of unread output */
 
 struct qmp_server;
 
@@ -37,12 +44,33 @@ struct qmp_command {
 extern const struct qmp_command qmp_bitmap_commands[];
 extern const struct qmp_command qmp_backup_commands[];
 extern const struct qmp_command qmp_query_commands[];
+/* All tables; ends with NULL. */
+extern const struct qmp_command *const qmp_command_tables[];
+
+/* qmp-dispatch.c: the greeting, and the reply to one request, which is of any
+ * JSON type.  New references; NULL if there is no memory.
+ */
+json_t *qmp_greeting (void);
+json_t *qmp_dispatch (struct service *service, int fd, bool *is_negotiated,
+                      json_t *request);
+json_t *qmp_error_reply (const char *error_class, const char *desc);
+json_t *qmp_version (void);
+
+/* QEMU's rule for the six bitmap commands and our own: a disk's name. */
+struct disk *qmp_find_disk (struct qmp_call *call, const char *node,
+                            struct error *err);
 
 int qmp_server_new (struct service *service, struct qmp_server **ret);
 /* Takes ownership of fd, on failure too.  Before start. */
 int qmp_server_add_socket (struct qmp_server *q, int fd, struct error *err);
 int qmp_server_start (struct qmp_server *q, struct error *err);
-/* Closes connections, joins threads, frees.  NULL is allowed. */
+/* No further connection or command starts; returns when the commands in
+ * progress have ended.  Events still go out.
+ */
+void qmp_server_stop (struct qmp_server *q);
+/* Sends what is left to send to peers that read it, closes connections, joins
+ * threads, frees.  NULL is allowed.
+ */
 void qmp_server_free (struct qmp_server *q);
 
 /* Send an event to every connection past qmp_capabilities.  data is borrowed.

@@ -1,3 +1,628 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* A process's disks, listeners and sessions, put together.
+ *
+ *   configuring -> open [service_open] -> bound [service_bind]
+ *     -> running [service_start] -> freed [service_free, from any of them]
+ *
+ * Threads begin in service_start: a program may fork before.  At the end, in
+ * this order: no further control command, sessions end (their events still go
+ * out), NBD connections close, control connections close, disks close.
+ *
+ * Configured and freed by one thread; in between the members do not change.
+ */
 #include "config.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "cleanup.h"
+#include "keyval.h"
+#include "listeners.h"
+#include "log.h"
+#include "nbd-server.h"
+#include "qmp.h"
+#include "range.h"
 #include "service.h"
+#include "size.h"
+#include "vector.h"
+
+struct disk_spec {
+  struct keyvals kv;            /* owns the strings of options */
+  struct disk_options options;
+  struct disk *disk;            /* once open */
+};
+
+struct bitmap_spec {
+  char *disk;
+  char *name;
+  uint64_t granularity;         /* 0 = default */
+  bool is_disabled;
+};
+
+DEFINE_VECTOR (disk_spec_vector, struct disk_spec);
+DEFINE_VECTOR (bitmap_spec_vector, struct bitmap_spec);
+
+struct service {
+  struct disk_spec_vector disks;
+  struct bitmap_spec_vector bitmaps;
+  char *scratch_dir;            /* NULL = cbw.h's default */
+  uint64_t scratch_limit;
+  struct listeners *listeners;
+  int quit_fd;                  /* eventfd */
+  struct export_table *live_exports, *backup_exports;
+  struct nbd_server *live_server, *backup_server;
+  struct qmp_server *qmp;
+  struct session_manager *sessions;
+};
+
+int
+service_new (struct service **ret)
+{
+  struct service *s = calloc (1, sizeof *s);
+  int r;
+
+  if (s == NULL)
+    return -ENOMEM;
+  s->quit_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
+  r = s->quit_fd < 0 ? -errno : listeners_new (&s->listeners);
+  if (r == 0)
+    r = export_table_new (&s->live_exports);
+  if (r == 0)
+    r = export_table_new (&s->backup_exports);
+  if (r < 0) {
+    service_free (s);
+    return r;
+  }
+  *ret = s;
+  return 0;
+}
+
+static struct disk_spec *
+find_spec (struct service *s, const char *name)
+{
+  size_t i;
+
+  for (i = 0; i < s->disks.len; i++)
+    if (strcmp (s->disks.ptr[i].options.name, name) == 0)
+      return &s->disks.ptr[i];
+  return NULL;
+}
+
+/* The place of key's value among two, 0 if the key is absent. */
+static int
+parse_choice (const struct keyvals *kv, const char *what, const char *key,
+              const char *const choices[2], int if_absent, struct error *err)
+{
+  const char *value = keyvals_get (kv, key);
+
+  if (value == NULL)
+    return if_absent;
+  if (strcmp (value, choices[0]) == 0)
+    return 0;
+  if (strcmp (value, choices[1]) == 0)
+    return 1;
+  return error_set (err, EINVAL, "%s: %s=%s: must be '%s' or '%s'", what, key,
+                    value, choices[0], choices[1]);
+}
+
+static int
+check_disk_name (struct service *s, const char *name, struct error *err)
+{
+  static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    "abcdefghijklmnopqrstuvwxyz0123456789-_.";
+
+  if (name == NULL || *name == '\0')
+    return error_set (err, EINVAL, "disk: a name is needed, as in "
+                      "'NAME,file=PATH'");
+  if (strlen (name) > DISK_NAME_MAX)
+    return error_set (err, EINVAL, "disk name '%.32s...' is too long "
+                      "(at most %d bytes)", name, DISK_NAME_MAX);
+  if (name[strspn (name, allowed)] != '\0')
+    return error_set (err, EINVAL, "disk name '%s': only letters, digits, "
+                      "'-', '_' and '.' are allowed", name);
+  if (find_spec (s, name))
+    return error_set (err, EEXIST, "disk '%s' is given twice", name);
+  return 0;
+}
+
+/* Fill the options from spec->kv. */
+static int
+parse_disk_options (struct service *s, struct disk_spec *spec,
+                    struct error *err)
+{
+  static const char *const formats[2] = { "raw", "qcow2" };
+  static const char *const off_on[2] = { "off", "on" };
+  static const char *const deny_allow[2] = { "deny", "allow" };
+  static const char *const policies[2] =
+    { "break-backup", "break-guest-write" };
+  struct disk_options *o = &spec->options;
+  const struct keyvals *kv = &spec->kv;
+  const char *limit = keyvals_get (kv, "scratch-limit");
+  char what[DISK_NAME_MAX + 10];
+  int r;
+
+  o->name = keyvals_get (kv, "disk");
+  r = check_disk_name (s, o->name, err);
+  if (r < 0)
+    return r;
+  snprintf (what, sizeof what, "disk '%s'", o->name);
+  o->file = keyvals_get (kv, "file");
+  if (o->file == NULL || *o->file == '\0')
+    return error_set (err, EINVAL, "%s: file=PATH is missing", what);
+  r = parse_choice (kv, what, "format", formats, 0, err);
+  if (r < 0)
+    return r;
+  o->format = formats[r];
+  r = parse_choice (kv, what, "readonly", off_on, 0, err);
+  if (r < 0)
+    return r;
+  o->is_read_only = r == 1;
+  r = parse_choice (kv, what, "backing", deny_allow, 0, err);
+  if (r < 0)
+    return r;
+  o->allow_backing = r == 1;
+  r = parse_choice (kv, what, "on-scratch-error", policies, 0, err);
+  if (r < 0)
+    return r;
+  o->on_scratch_error = r == 1 ? CBW_BREAK_GUEST_WRITE : CBW_BREAK_BACKUP;
+  o->scratch_dir = keyvals_get (kv, "scratch-dir");
+  if (limit == NULL)
+    return 0;
+  r = size_parse ("scratch-limit", limit, &o->scratch_limit, err);
+  if (r < 0)
+    error_prefix (err, "%s", what);
+  return r;
+}
+
+int
+service_add_disk (struct service *s, const char *text, struct error *err)
+{
+  static const char *const keys[] = {
+    "disk", "file", "format", "readonly", "backing", "scratch-dir",
+    "scratch-limit", "on-scratch-error", NULL
+  };
+  struct disk_spec spec = { .disk = NULL };
+  int r;
+
+  r = keyvals_parse (text, "disk", &spec.kv, err);
+  if (r < 0)
+    return r;
+  r = keyvals_check (&spec.kv, "disk", keys, err);
+  if (r == 0)
+    r = parse_disk_options (s, &spec, err);
+  if (r == 0 && disk_spec_vector_append (&s->disks, spec) < 0)
+    r = error_set_errno (err, ENOMEM, "disk");
+  if (r < 0)
+    keyvals_free (&spec.kv);
+  return r;
+}
+
+static void
+bitmap_spec_fini (struct bitmap_spec *spec)
+{
+  free (spec->disk);
+  free (spec->name);
+}
+
+/* "DISK/NAME" */
+static int
+parse_bitmap_name (struct service *s, const char *text,
+                   struct bitmap_spec *spec, struct error *err)
+{
+  const char *slash = text ? strchr (text, '/') : NULL;
+  size_t i;
+
+  if (slash == NULL || slash == text || slash[1] == '\0')
+    return error_set (err, EINVAL, "bitmap '%s': must be DISK/NAME",
+                      text ? text : "");
+  spec->disk = strndup (text, (size_t) (slash - text));
+  spec->name = strdup (slash + 1);
+  if (spec->disk == NULL || spec->name == NULL)
+    return error_set_errno (err, ENOMEM, "bitmap");
+  if (find_spec (s, spec->disk) == NULL)
+    return error_set (err, ENOENT, "bitmap '%s': there is no disk '%s'", text,
+                      spec->disk);
+  if (strlen (spec->name) > DIRTY_NAME_MAX)
+    return error_set (err, EINVAL, "bitmap '%.64s...': the name is too long "
+                      "(at most %d bytes)", text, DIRTY_NAME_MAX);
+  for (i = 0; i < s->bitmaps.len; i++)
+    if (strcmp (s->bitmaps.ptr[i].disk, spec->disk) == 0 &&
+        strcmp (s->bitmaps.ptr[i].name, spec->name) == 0)
+      return error_set (err, EEXIST, "bitmap '%s' is given twice", text);
+  return 0;
+}
+
+static int
+parse_bitmap (struct service *s, const struct keyvals *kv,
+              struct bitmap_spec *spec, struct error *err)
+{
+  static const char *const off_on[2] = { "off", "on" };
+  const char *text = keyvals_get (kv, "bitmap");
+  const char *granularity = keyvals_get (kv, "granularity");
+  char what[100];
+  int r;
+
+  r = parse_bitmap_name (s, text, spec, err);
+  if (r < 0)
+    return r;
+  snprintf (what, sizeof what, "bitmap '%.64s'", text);
+  r = parse_choice (kv, what, "disabled", off_on, 0, err);
+  if (r < 0)
+    return r;
+  spec->is_disabled = r == 1;
+  if (granularity == NULL)
+    return 0;
+  r = size_parse ("granularity", granularity, &spec->granularity, err);
+  if (r == 0 && (!is_power_of_2 (spec->granularity) ||
+                 spec->granularity < BITMAP_MIN_GRANULARITY ||
+                 spec->granularity > BITMAP_MAX_GRANULARITY))
+    r = error_set (err, EINVAL, "granularity=%s: must be a power of 2 from "
+                   "512 to 2G", granularity);
+  if (r < 0)
+    error_prefix (err, "%s", what);
+  return r;
+}
+
+int
+service_add_bitmap (struct service *s, const char *text, struct error *err)
+{
+  static const char *const keys[] =
+    { "bitmap", "granularity", "disabled", NULL };
+  struct bitmap_spec spec = { .disk = NULL };
+  struct keyvals kv;
+  int r;
+
+  r = keyvals_parse (text, "bitmap", &kv, err);
+  if (r < 0)
+    return r;
+  r = keyvals_check (&kv, "bitmap", keys, err);
+  if (r == 0)
+    r = parse_bitmap (s, &kv, &spec, err);
+  if (r == 0 && bitmap_spec_vector_append (&s->bitmaps, spec) < 0)
+    r = error_set_errno (err, ENOMEM, "bitmap");
+  if (r < 0)
+    bitmap_spec_fini (&spec);
+  keyvals_free (&kv);
+  return r;
+}
+
+int
+service_set_scratch_dir (struct service *s, const char *dir,
+                         struct error *err)
+{
+  char *copy;
+
+  if (*dir == '\0')
+    return error_set (err, EINVAL, "scratch-dir: a directory is needed");
+  copy = strdup (dir);
+  if (copy == NULL)
+    return error_set_errno (err, ENOMEM, "scratch-dir");
+  free (s->scratch_dir);
+  s->scratch_dir = copy;
+  return 0;
+}
+
+int
+service_set_scratch_limit (struct service *s, uint64_t bytes)
+{
+  s->scratch_limit = bytes;
+  return 0;
+}
+
+int
+service_add_address (struct service *s, enum service_listener kind,
+                     const char *address, struct error *err)
+{
+  return listeners_add_address (s->listeners, kind, address, err);
+}
+
+int
+service_add_socket (struct service *s, enum service_listener kind, int fd,
+                    struct error *err)
+{
+  return listeners_add_socket (s->listeners, kind, fd, err);
+}
+
+int
+service_open (struct service *s, struct error *err)
+{
+  size_t i;
+  int r;
+
+  for (i = 0; i < s->disks.len; i++) {
+    struct disk_spec *spec = &s->disks.ptr[i];
+    struct disk_options options = spec->options;
+
+    if (options.scratch_dir == NULL)
+      options.scratch_dir = s->scratch_dir;
+    if (options.scratch_limit == 0)
+      options.scratch_limit = s->scratch_limit;
+    r = disk_open (&options, &spec->disk, err);
+    if (r < 0) {
+      error_prefix (err, "disk '%.64s'", options.name);
+      return r;
+    }
+  }
+  for (i = 0; i < s->bitmaps.len; i++) {
+    const struct bitmap_spec *spec = &s->bitmaps.ptr[i];
+
+    r = disk_bitmap_add (find_spec (s, spec->disk)->disk, spec->name,
+                         spec->granularity, spec->is_disabled, err);
+    if (r < 0) {
+      error_prefix (err, "disk '%.64s'", spec->disk);
+      return r;
+    }
+  }
+  return 0;
+}
+
+int
+service_bind (struct service *s, struct error *err)
+{
+  return listeners_bind (s->listeners, err);
+}
+
+static void
+touch_session (void *opaque)
+{
+  session_touch (opaque);
+}
+
+/* session_ops: offer the views. */
+static int
+session_started (void *opaque, struct session *session, struct error *err)
+{
+  struct service *s = opaque;
+  size_t nr, i;
+  const struct session_disk *disks = session_disks (session, &nr);
+
+  for (i = 0; i < nr; i++) {
+    const struct session_disk *d = &disks[i];
+    struct export_options options = {
+      .name = d->export_name,
+      .blk = cbw_view_blk (d->view),
+      .is_read_only = true,
+      .touch = touch_session,
+      .opaque = session,
+    };
+    int r;
+
+    /* Only an incremental's bitmap says what is to be pulled. */
+    if (d->mode == SESSION_INCREMENTAL) {
+      options.bitmap = d->bitmap;
+      options.bitmap_name = d->bitmap_name;
+    }
+    r = export_add (s->backup_exports, &options, err);
+    if (r < 0) {
+      while (i-- > 0)
+        export_remove (s->backup_exports, disks[i].export_name);
+      return r;
+    }
+  }
+  return 0;
+}
+
+static void
+session_ending (void *opaque, struct session *session)
+{
+  struct service *s = opaque;
+  size_t nr, i;
+  const struct session_disk *disks = session_disks (session, &nr);
+
+  for (i = 0; i < nr; i++)
+    export_remove (s->backup_exports, disks[i].export_name);
+}
+
+static void
+session_ended (void *opaque, struct session *session, enum session_end how)
+{
+  struct service *s = opaque;
+  char id[POINT_ID_STRING_SIZE];
+  json_t *data;
+
+  point_id_format (session_id (session), id);
+  log_info ("backup %s has ended: %s", id, session_end_name (how));
+  if (s->qmp == NULL)
+    return;
+  data = json_pack ("{ssss}", "id", id, "reason", session_end_name (how));
+  if (data)
+    qmp_event (s->qmp, "BACKUP_ENDED", data);
+  json_decref (data);
+}
+
+static int
+add_live_exports (struct service *s, struct error *err)
+{
+  size_t i;
+  int r;
+
+  for (i = 0; i < s->disks.len; i++) {
+    struct disk *disk = s->disks.ptr[i].disk;
+    const struct export_options options = {
+      .name = disk_name (disk),
+      .blk = disk_blk (disk),
+      .is_read_only = blk_is_read_only (disk_blk (disk)),
+      .disk = disk,
+    };
+
+    r = export_add (s->live_exports, &options, err);
+    if (r < 0)
+      return r;
+  }
+  return 0;
+}
+
+/* An NBD server over the sockets of one kind, if there are any. */
+static int
+start_nbd_server (struct service *s, enum service_listener kind,
+                  struct nbd_server **ret, struct error *err)
+{
+  const struct nbd_server_options options =
+    { .exports = service_exports (s, kind) };
+  size_t i;
+  int r, fd;
+
+  if (!listeners_has (s->listeners, kind))
+    return 0;
+  r = nbd_server_new (&options, ret, err);
+  for (i = 0; i < listeners_nr (s->listeners) && r == 0; i++) {
+    fd = listeners_take_fd (s->listeners, i, kind);
+    if (fd >= 0)
+      r = nbd_server_add_socket (*ret, fd, err);
+  }
+  return r < 0 ? r : nbd_server_start (*ret, err);
+}
+
+static int
+start_qmp_server (struct service *s, struct error *err)
+{
+  size_t i;
+  int r, fd;
+
+  r = qmp_server_new (s, &s->qmp);
+  if (r < 0)
+    return error_set_errno (err, -r, "control server");
+  for (i = 0; i < listeners_nr (s->listeners) && r == 0; i++) {
+    fd = listeners_take_fd (s->listeners, i, SERVICE_CONTROL);
+    if (fd >= 0)
+      r = qmp_server_add_socket (s->qmp, fd, err);
+  }
+  return r;
+}
+
+int
+service_start (struct service *s, struct error *err)
+{
+  static const struct session_ops ops = {
+    .started = session_started,
+    .ending = session_ending,
+    .ended = session_ended,
+  };
+  int r;
+
+  r = add_live_exports (s, err);
+  if (r == 0 && listeners_has (s->listeners, SERVICE_CONTROL))
+    r = start_qmp_server (s, err);
+  if (r < 0)
+    return r;
+  r = session_manager_new (&ops, s, &s->sessions);
+  if (r < 0)
+    return error_set_errno (err, -r, "session manager");
+  r = start_nbd_server (s, SERVICE_LIVE, &s->live_server, err);
+  if (r == 0)
+    r = start_nbd_server (s, SERVICE_BACKUP, &s->backup_server, err);
+  if (r == 0 && s->qmp)
+    r = qmp_server_start (s->qmp, err);
+  return r;
+}
+
+static int
+close_disks (struct service *s)
+{
+  size_t i;
+  int r, ret = 0;
+
+  for (i = 0; i < s->disks.len; i++) {
+    struct disk_spec *spec = &s->disks.ptr[i];
+
+    if (spec->disk) {
+      export_remove (s->live_exports, spec->options.name);
+      r = disk_close (spec->disk);
+      if (r < 0) {
+        log_error ("disk '%s': cannot write back: %s", spec->options.name,
+                   strerror (-r));
+        ret = r;
+      }
+    }
+    keyvals_free (&spec->kv);
+  }
+  disk_spec_vector_reset (&s->disks);
+  return ret;
+}
+
+int
+service_free (struct service *s)
+{
+  size_t i;
+  int ret;
+
+  if (s == NULL)
+    return 0;
+  if (s->qmp)
+    qmp_server_stop (s->qmp);
+  if (s->sessions)
+    session_manager_free (s->sessions);
+  nbd_server_free (s->backup_server);
+  nbd_server_free (s->live_server);
+  qmp_server_free (s->qmp);
+  ret = close_disks (s);
+  if (s->backup_exports)
+    export_table_free (s->backup_exports);
+  if (s->live_exports)
+    export_table_free (s->live_exports);
+  listeners_free (s->listeners);
+  for (i = 0; i < s->bitmaps.len; i++)
+    bitmap_spec_fini (&s->bitmaps.ptr[i]);
+  bitmap_spec_vector_reset (&s->bitmaps);
+  free (s->scratch_dir);
+  if (s->quit_fd >= 0)
+    close (s->quit_fd);
+  free (s);
+  return ret;
+}
+
+int
+service_quit_fd (struct service *s)
+{
+  return s->quit_fd;
+}
+
+void
+service_request_quit (struct service *s)
+{
+  eventfd_write (s->quit_fd, 1);
+}
+
+size_t
+service_nr_disks (const struct service *s)
+{
+  return s->disks.len;
+}
+
+struct disk *
+service_disk (struct service *s, size_t i)
+{
+  assert (i < s->disks.len);
+  return s->disks.ptr[i].disk;
+}
+
+struct disk *
+service_find_disk (struct service *s, const char *name)
+{
+  struct disk_spec *spec = find_spec (s, name);
+
+  return spec ? spec->disk : NULL;
+}
+
+struct session_manager *
+service_sessions (struct service *s)
+{
+  return s->sessions;
+}
+
+struct export_table *
+service_exports (struct service *s, enum service_listener kind)
+{
+  return kind == SERVICE_BACKUP ? s->backup_exports : s->live_exports;
+}
+
+char *
+service_backup_uri (struct service *s, const char *export_name,
+                    int control_fd, struct error *err)
+{
+  return listeners_backup_uri (s->listeners, export_name, control_fd, err);
+}

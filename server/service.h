@@ -53,8 +53,11 @@ int service_open (struct service *s, struct error *err);
 int service_bind (struct service *s, struct error *err);
 /* Start the listeners. */
 int service_start (struct service *s, struct error *err);
-/* Stop listeners, end sessions, flush and close the disks.  Frees s. */
-void service_free (struct service *s);
+/* Stop listeners, end sessions, flush and close the disks.  Frees s.  0, or
+ * -errno if something could not be written back (it has been logged).  NULL is
+ * allowed.
+ */
+int service_free (struct service *s);
 
 /* QMP quit was received: fd becomes readable.  Owned by s. */
 int service_quit_fd (struct service *s);
