@@ -586,4 +586,5 @@ static struct nbdkit_plugin plugin = {
   .extents = tidemark_extents,
 };
 
+struct nbdkit_plugin *plugin_init (void);
 NBDKIT_REGISTER_PLUGIN (plugin)
