@@ -77,7 +77,8 @@ parse_item (const char **s, const char *default_key, struct keyvals *kv,
     *s = item + key_len + 1;
     return append (kv, item, key_len, take_value (s), err);
   }
-  if (kv->len == 0 && default_key && *item) {
+  if (kv->len == 0 && default_key
+      && (key_len > 0 || (item[0] == ',' && item[1] == ','))) {
     char *value = take_value (s);
 
     return append (kv, default_key, strlen (default_key), value, err);

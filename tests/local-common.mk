@@ -1,1 +1,24 @@
 # SPDX-License-Identifier: BSD-3-Clause
+UNIT_TESTS += unit/test-error
+unit_test_error_SOURCES = unit/test-error.c unit/unit.h
+UNIT_TESTS += unit/test-keyval
+unit_test_keyval_SOURCES = unit/test-keyval.c unit/unit.h
+UNIT_TESTS += unit/test-lock
+unit_test_lock_SOURCES = unit/test-lock.c unit/unit.h
+UNIT_TESTS += unit/test-log
+unit_test_log_SOURCES = unit/test-log.c unit/unit.h
+UNIT_TESTS += unit/test-point
+unit_test_point_SOURCES = unit/test-point.c unit/unit.h
+UNIT_TESTS += unit/test-range
+unit_test_range_SOURCES = unit/test-range.c unit/unit.h
+UNIT_TESTS += unit/test-size
+unit_test_size_SOURCES = unit/test-size.c unit/unit.h
+UNIT_TESTS += unit/test-sockaddr
+unit_test_sockaddr_SOURCES = unit/test-sockaddr.c unit/unit.h
+UNIT_TESTS += unit/test-vector
+unit_test_vector_SOURCES = unit/test-vector.c unit/unit.h
+UNIT_TESTS += unit/test-workers
+unit_test_workers_SOURCES = unit/test-workers.c unit/unit.h
+UNIT_TESTS += unit/test-extents
+unit_test_extents_SOURCES = unit/test-extents.c unit/unit.h
+SCRIPT_TESTS += test-include-directions.sh
