@@ -715,7 +715,7 @@ open_failed (const char *path, unsigned flags, int error, struct error *err)
     return -err->errnum;
   if (flags & BLK_FILE_CREATE)
     return error_set_errno (err, error, "%s: cannot be created", path);
-  if (is_writable && access (path, R_OK) == 0)
+  if (is_writable && faccessat (AT_FDCWD, path, R_OK, AT_EACCESS) == 0)
     return error_set_errno (err, error, "%s: cannot be opened for writing",
                             path);
   return error_set_errno (err, error, "%s: cannot be opened", path);

@@ -22,3 +22,12 @@ unit_test_workers_SOURCES = unit/test-workers.c unit/unit.h
 UNIT_TESTS += unit/test-extents
 unit_test_extents_SOURCES = unit/test-extents.c unit/unit.h
 SCRIPT_TESTS += test-include-directions.sh
+UNIT_TESTS += unit/test-blk
+unit_test_blk_SOURCES = unit/test-blk.c unit/unit.h
+UNIT_TESTS += unit/test-blk-mem
+unit_test_blk_mem_SOURCES = unit/test-blk-mem.c unit/disk-model.h unit/unit.h
+UNIT_TESTS += unit/test-blk-debug
+unit_test_blk_debug_SOURCES = unit/test-blk-debug.c unit/unit.h
+UNIT_TESTS += unit/test-blk-file
+unit_test_blk_file_SOURCES = unit/test-blk-file.c unit/disk-model.h \
+	unit/unit.h
