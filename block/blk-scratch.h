@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Where copy-before-write keeps old data: an unlinked sparse file that goes
+/* Where copy-before-write keeps old data: unlinked sparse files that go
  * away with the process, whatever ends it.
  */
 #ifndef TIDEMARK_BLK_SCRATCH_H
@@ -7,9 +7,10 @@
 
 #include "blk.h"
 
-/* A node of size bytes over an unlinked file in the directory dir (NULL = the
- * environment's TMPDIR, else /var/tmp).  It reads as zeroes; offsets are kept,
- * so that it is as sparse as what is written to it; a trim gives space back.
+/* A node of size bytes, at most 4 PiB, over unlinked files in the directory
+ * dir (NULL = the environment's TMPDIR, else /var/tmp).  It reads as zeroes
+ * where nothing has been written and is as sparse as what is written to it; a
+ * trim gives space back.
  */
 int blk_scratch_open (const char *dir, uint64_t size, struct blk **ret,
                       struct error *err);

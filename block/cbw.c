@@ -32,6 +32,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -111,9 +112,12 @@ init_view (struct cbw_view *v, struct cbw *cbw,
 {
   unsigned can = BLK_IS_READ_ONLY | BLK_CAN_TRIM | BLK_CAN_EXTENTS
     | BLK_CAN_MULTI_CONN | (cbw->node->can & BLK_CAN_NOWAIT);
-  int r = blk_init (&v->blk, &cbw_view_driver, cbw->node->name, NULL,
-                    blk_size (cbw->node), can);
+  char name[100];
+  int r;
 
+  snprintf (name, sizeof name, "%s (view)", cbw->node->name);
+  r = blk_init (&v->blk, &cbw_view_driver, name, NULL,
+                blk_size (cbw->node), can);
   if (r < 0)
     return error_set_errno (err, -r, "view");
   v->blk.block_size = cbw->node->block_size;

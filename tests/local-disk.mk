@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-UNIT_TESTS += unit/test-gate unit/test-reqlist
+UNIT_TESTS += unit/test-gate unit/test-reqlist unit/test-cbw
 EXTRA_DIST += unit/disk-util.h
 unit_test_gate_SOURCES = unit/test-gate.c
 unit_test_reqlist_SOURCES = unit/test-reqlist.c
+unit_test_cbw_SOURCES = unit/test-cbw.c
