@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-UNIT_TESTS += unit/test-gate unit/test-reqlist unit/test-cbw
+UNIT_TESTS += unit/test-gate unit/test-reqlist unit/test-cbw unit/race-cbw \
+	unit/fault-cbw
 EXTRA_DIST += unit/disk-util.h
 unit_test_gate_SOURCES = unit/test-gate.c
 unit_test_reqlist_SOURCES = unit/test-reqlist.c
 unit_test_cbw_SOURCES = unit/test-cbw.c
+unit_race_cbw_SOURCES = unit/race-cbw.c
+unit_fault_cbw_SOURCES = unit/fault-cbw.c
