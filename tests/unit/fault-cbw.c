@@ -8,7 +8,7 @@
 
 #include "disk-util.h"
 
-#define NR 96
+#define NR 72
 #define SIZE (NR * BLOCK - 512)
 
 struct run {
@@ -99,7 +99,7 @@ work (struct run *run)
   struct extents extents;
   uint64_t seed = 7;
 
-  for (int step = 0; step < 24; step++) {
+  for (int step = 0; step < 12; step++) {
     uint64_t off = rnd (&seed) % SIZE;
     uint64_t len = 1 + rnd (&seed) % MIN (SIZE - off, 5 * BLOCK);
     int kind = (int) (rnd (&seed) % 5);
