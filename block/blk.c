@@ -345,6 +345,7 @@ int
 blk_resize (struct blk *blk, uint64_t size)
 {
   uint64_t before = nr_reported;
+  int r;
 
   if (blk->can & BLK_IS_READ_ONLY)
     return -EPERM;
@@ -352,8 +353,9 @@ blk_resize (struct blk *blk, uint64_t size)
     return -ENOTSUP;
   if (size > RANGE_MAX_SIZE)
     return -EFBIG;
-  return finish (blk, "resize", size, 0, before,
-                 blk->driver->resize (blk, size));
+  r = blk->driver->resize (blk, size);
+  /* That is an answer, not a failure: some files are devices. */
+  return r == -ENOTSUP ? r : finish (blk, "resize", size, 0, before, r);
 }
 
 /* Where the list ends; off if it is empty. */

@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* See qcow2-image.h. */
+#include "config.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "byteorder.h"
+#include "qcow2-image.h"
+#include "range.h"
+
+/* --- the file */
+
+struct file_blk {
+  struct blk blk;
+  struct file *f;
+};
+
+static pthread_mutex_t changes_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void
+file_init (struct file *f, uint64_t capacity)
+{
+  memset (f, 0, sizeof *f);
+  f->capacity = capacity;
+  f->bytes = calloc (1, capacity);
+}
+
+void
+file_forget_changes (struct file *f)
+{
+  for (size_t i = 0; i < f->nr_changes; i++)
+    free (f->changes[i].data);
+  free (f->changes);
+  f->changes = NULL;
+  f->nr_changes = 0;
+}
+
+void
+file_destroy (struct file *f)
+{
+  file_forget_changes (f);
+  free (f->bytes);
+}
+
+void
+change_apply (const struct change *c, uint8_t *bytes, uint64_t *size)
+{
+  switch (c->what) {
+  case CHANGE_WRITE:
+    memcpy (bytes + c->off, c->data, c->len);
+    break;
+  case CHANGE_ZERO:
+    memset (bytes + c->off, 0, c->len);
+    break;
+  case CHANGE_RESIZE:
+    if (c->len < *size)
+      memset (bytes + c->len, 0, *size - c->len);
+    *size = c->len;
+    break;
+  case CHANGE_FLUSH:
+    break;
+  }
+}
+
+static void
+record (struct file *f, const struct change *c, const void *data)
+{
+  struct change *copy;
+
+  pthread_mutex_lock (&changes_lock);
+  if (f->is_recording) {
+    f->changes = realloc (f->changes, (f->nr_changes + 1) * sizeof *c);
+    copy = &f->changes[f->nr_changes++];
+    *copy = *c;
+    if (data) {
+      copy->data = malloc (c->len);
+      memcpy (copy->data, data, c->len);
+    }
+  }
+  pthread_mutex_unlock (&changes_lock);
+}
+
+static struct file *
+file_of (struct blk *blk)
+{
+  return ((struct file_blk *) blk)->f;
+}
+
+static int
+file_close (struct blk *blk)
+{
+  blk_fini (blk);
+  free (blk);
+  return 0;
+}
+
+static int
+file_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
+            unsigned flags)
+{
+  memcpy (buf, file_of (blk)->bytes + off, len);
+  return 0;
+}
+
+static int
+file_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
+             unsigned flags)
+{
+  struct change c = { .what = CHANGE_WRITE, .off = off, .len = len };
+
+  memcpy (file_of (blk)->bytes + off, buf, len);
+  record (file_of (blk), &c, buf);
+  return 0;
+}
+
+static int
+file_zero (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
+{
+  struct change c = { .what = CHANGE_ZERO, .off = off, .len = len };
+
+  change_apply (&c, file_of (blk)->bytes, &file_of (blk)->size);
+  record (file_of (blk), &c, NULL);
+  return 0;
+}
+
+static int
+file_flush (struct blk *blk)
+{
+  struct change c = { .what = CHANGE_FLUSH };
+
+  record (file_of (blk), &c, NULL);
+  return 0;
+}
+
+static int
+file_resize (struct blk *blk, uint64_t size)
+{
+  struct change c = { .what = CHANGE_RESIZE, .len = size };
+  struct file *f = file_of (blk);
+
+  if (f->is_device)
+    return -ENOTSUP;
+  if (size > f->capacity)
+    return -EFBIG;
+  change_apply (&c, f->bytes, &f->size);
+  record (f, &c, NULL);
+  atomic_store (&blk->size, size);
+  return 0;
+}
+
+static const struct blk_driver file_driver = {
+  .name = "test-file",
+  .close = file_close,
+  .pread = file_pread,
+  .pwrite = file_pwrite,
+  .zero = file_zero,
+  .trim = file_zero,
+  .flush = file_flush,
+  .resize = file_resize,
+};
+
+struct blk *
+file_node (struct file *f)
+{
+  struct file_blk *b = calloc (1, sizeof *b);
+
+  b->f = f;
+  if (blk_init (&b->blk, &file_driver, "file", NULL,
+                f->is_device ? f->capacity : f->size,
+                BLK_CAN_TRIM | BLK_CAN_ZERO) < 0)
+    abort ();
+  return &b->blk;
+}
+
+/* --- the check */
+
+#define OFFSET UINT64_C (0x00fffffffffffe00)
+#define TOP (UINT64_C (1) << 63)
+
+struct check {
+  const uint8_t *bytes;
+  uint64_t size, nr;            /* host clusters */
+  uint64_t *refs;               /* found */
+  unsigned bits, order;
+  struct image_report *ret;
+};
+
+static void
+found (struct check *c, const char *error, uint64_t where)
+{
+  if (!c->ret->error) {
+    c->ret->error = error;
+    c->ret->where = where;
+  }
+}
+
+/* One more reference to each cluster of [off, off+len). */
+static void
+refer (struct check *c, uint64_t off, uint64_t len, const char *what)
+{
+  uint64_t i = off >> c->bits, end = (off + len - 1) >> c->bits;
+
+  for (; i <= end; i++)
+    if (i >= c->nr)
+      found (c, what, i);
+    else
+      c->refs[i]++;
+}
+
+/* The refcount that the image has for host cluster i. */
+static uint64_t
+stored (struct check *c, uint64_t i)
+{
+  uint64_t table = load_be64 (c->bytes + 48);
+  unsigned per_block = c->bits + 3 - c->order;
+  uint64_t slot = i >> per_block, block, bit;
+
+  if (slot * 8 >= (uint64_t) load_be32 (c->bytes + 56) << c->bits)
+    return 0;
+  block = load_be64 (c->bytes + table + slot * 8);
+  if (block == 0 || block + (UINT64_C (1) << c->bits) > c->size)
+    return 0;
+  i &= (UINT64_C (1) << per_block) - 1;
+  bit = i << c->order;
+  switch (c->order) {
+  case 3: return c->bytes[block + i];
+  case 4: return load_be16 (c->bytes + block + i * 2);
+  case 5: return load_be32 (c->bytes + block + i * 4);
+  case 6: return load_be64 (c->bytes + block + i * 8);
+  default:
+    return (c->bytes[block + bit / 8] >> (bit % 8))
+      & ((1u << (1u << c->order)) - 1);
+  }
+}
+
+/* Set it, where there is a block for it. */
+static void
+store (struct check *c, uint8_t *bytes, uint64_t i, uint64_t value)
+{
+  uint64_t table = load_be64 (bytes + 48), bit;
+  uint64_t per_block = UINT64_C (1) << (c->bits + 3 - c->order);
+  uint8_t *p = bytes + load_be64 (bytes + table + i / per_block * 8);
+  unsigned mask;
+
+  i %= per_block;
+  switch (c->order) {
+  case 3: p[i] = (uint8_t) value; break;
+  case 4: store_be16 (p + i * 2, (uint16_t) value); break;
+  case 5: store_be32 (p + i * 4, (uint32_t) value); break;
+  case 6: store_be64 (p + i * 8, value); break;
+  default:
+    bit = i << c->order;
+    mask = ((1u << (1u << c->order)) - 1) << (bit % 8);
+    p[bit / 8] = (uint8_t) ((p[bit / 8] & ~mask) | (value << (bit % 8)));
+    break;
+  }
+}
+
+static void
+check_l2 (struct check *c, uint64_t table, uint64_t guest)
+{
+  uint64_t entry, host;
+
+  for (uint64_t i = 0; i < UINT64_C (1) << (c->bits - 3); i++, guest++) {
+    entry = load_be64 (c->bytes + table + i * 8);
+    host = entry & OFFSET;
+    if (entry & (UINT64_C (1) << 62))
+      continue;                 /* not made by these tests */
+    if (entry & UINT64_C (0x3f000000000001fe))
+      found (c, "reserved bits in an L2 entry", guest);
+    if (host & ((UINT64_C (1) << c->bits) - 1))
+      found (c, "an L2 entry is not aligned", guest);
+    if (host)
+      refer (c, host, UINT64_C (1) << c->bits, "data beyond the end");
+    if (!!(entry & TOP) != (host != 0 && stored (c, host >> c->bits) == 1))
+      found (c, "the copied flag of an L2 entry is wrong", guest);
+  }
+}
+
+static void
+check_l1 (struct check *c)
+{
+  uint64_t l1 = load_be64 (c->bytes + 40), entry, table;
+  uint32_t nr = load_be32 (c->bytes + 36);
+
+  refer (c, l1, (uint64_t) nr * 8, "L1 beyond the end");
+  for (uint32_t i = 0; i < nr; i++) {
+    entry = load_be64 (c->bytes + l1 + (uint64_t) i * 8);
+    table = entry & OFFSET;
+    if (entry == 0)
+      continue;
+    if (table + (UINT64_C (1) << c->bits) > c->size) {
+      found (c, "an L2 table beyond the end", i);
+      continue;
+    }
+    refer (c, table, UINT64_C (1) << c->bits, "L2 beyond the end");
+    if (!!(entry & TOP) != (stored (c, table >> c->bits) == 1))
+      found (c, "the copied flag of an L1 entry is wrong", i);
+    check_l2 (c, table, (uint64_t) i << (c->bits - 3));
+  }
+}
+
+static void
+check_reftable (struct check *c)
+{
+  uint64_t table = load_be64 (c->bytes + 48), block;
+  uint64_t len = (uint64_t) load_be32 (c->bytes + 56) << c->bits;
+
+  refer (c, table, len, "the refcount table beyond the end");
+  if (table + len > c->size)
+    return;
+  for (uint64_t i = 0; i < len / 8; i++) {
+    block = load_be64 (c->bytes + table + i * 8);
+    if (block & ((UINT64_C (1) << c->bits) - 1))
+      found (c, "a refcount block is not aligned", i);
+    else if (block)
+      refer (c, block, UINT64_C (1) << c->bits,
+             "a refcount block beyond the end");
+  }
+}
+
+void
+image_check (const uint8_t *bytes, uint64_t size, struct image_report *ret)
+{
+  struct check c = { .bytes = bytes, .size = size, .ret = ret };
+  uint64_t have;
+
+  memset (ret, 0, sizeof *ret);
+  ret->has_header = size >= 104 && load_be32 (bytes) == 0x514649fb;
+  if (!ret->has_header)
+    return;
+  c.bits = load_be32 (bytes + 20);
+  c.order = load_be32 (bytes + 4) == 3 ? load_be32 (bytes + 96) : 4;
+  c.nr = div_round_up (size, UINT64_C (1) << c.bits);
+  c.refs = calloc (c.nr, sizeof *c.refs);
+  refer (&c, 0, 1, "");
+  check_reftable (&c);
+  if (!ret->error)
+    check_l1 (&c);
+  for (uint64_t i = 0; i < c.nr && !ret->error; i++) {
+    have = stored (&c, i);
+    if (have < c.refs[i])
+      found (&c, "a refcount is too low", i);
+    else if (have > c.refs[i])
+      ret->nr_leaks++;
+  }
+  free (c.refs);
+}
+
+static void
+check_init (struct check *c, const struct file *f, struct image_report *report)
+{
+  *c = (struct check) {
+    .bytes = f->bytes, .size = f->size, .ret = report,
+    .bits = load_be32 (f->bytes + 20), .order = load_be32 (f->bytes + 96),
+  };
+  c->nr = f->size >> c->bits;
+}
+
+void
+image_set_refcount_order (struct file *f, unsigned order)
+{
+  uint64_t table = load_be64 (f->bytes + 48), block;
+  struct image_report report;
+  uint64_t *values;
+  struct check c;
+
+  check_init (&c, f, &report);
+  values = calloc (c.nr, sizeof *values);
+  for (uint64_t i = 0; i < c.nr; i++)
+    values[i] = stored (&c, i);
+  block = load_be64 (f->bytes + table);
+  memset (f->bytes + block, 0, (size_t) 1 << c.bits);
+  store_be32 (f->bytes + 96, order);
+  c.order = order;
+  for (uint64_t i = 0; i < c.nr; i++)
+    store (&c, f->bytes, i, values[i]);
+  free (values);
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the tests of the qcow2 driver share: a file that outlives the node and
+ * records its writes, and a check of images that shares no code with the
+ * driver.
+ */
+#ifndef TIDEMARK_TESTS_QCOW2_IMAGE_H
+#define TIDEMARK_TESTS_QCOW2_IMAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "blk.h"
+
+/* One recorded change of the file. */
+struct change {
+  enum { CHANGE_WRITE, CHANGE_ZERO, CHANGE_RESIZE, CHANGE_FLUSH } what;
+  uint64_t off, len;            /* RESIZE: len is the size */
+  uint8_t *data;                /* WRITE */
+};
+
+/* The file below an image: bytes in memory.  Any thread. */
+struct file {
+  uint8_t *bytes;
+  uint64_t size, capacity;
+  bool is_recording;
+  struct change *changes;
+  size_t nr_changes;
+  bool is_device;               /* cannot be resized */
+};
+
+void file_init (struct file *f, uint64_t capacity);
+void file_destroy (struct file *f);
+/* A node over f, which stays with the caller. */
+struct blk *file_node (struct file *f);
+void file_forget_changes (struct file *f);
+/* Do the change to bytes of the same capacity; *size is the file's. */
+void change_apply (const struct change *c, uint8_t *bytes, uint64_t *size);
+
+struct image_report {
+  const char *error;            /* NULL = the image is sound; the first */
+  uint64_t where;               /* host cluster or guest cluster */
+  unsigned nr_leaks;
+  bool has_header;
+};
+
+/* Look at every reference and refcount. */
+void image_check (const uint8_t *bytes, uint64_t size,
+                  struct image_report *ret);
+
+/* Rewrite the refcounts of an image that has one refcount block, which must
+ * suffice for the new width too.
+ */
+void image_set_refcount_order (struct file *f, unsigned order);
+
+#endif /* TIDEMARK_TESTS_QCOW2_IMAGE_H */
