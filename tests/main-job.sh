@@ -3,23 +3,7 @@
 #
 # main_job BUILD-DIR WORK-DIR: a file system with thousands of real files on a
 # disk that stock nbdkit serves with our plugin; four backups of it while it
-# changes; every point restored and compared.
-
-job_pids=()
-
-job_end ()
-{
-    local p
-    mountpoint -q "$work/mnt" && fusermount3 -u "$work/mnt"
-    for p in "${job_pids[@]}"; do
-        kill -CONT "$p" 2>/dev/null || :
-        kill "$p" 2>/dev/null || :
-    done
-    for p in "${job_pids[@]}"; do
-        timeout 20 tail --pid="$p" -f /dev/null || kill -9 "$p" || :
-    done
-    wait
-}
+# changes; every point restored and compared.  Runs in a subshell of its own.
 
 job_fail ()
 {
@@ -27,7 +11,22 @@ job_fail ()
     exit 1
 }
 
-# until_true SECONDS COMMAND...: polls; for what announces itself by no event.
+job_end ()
+{
+    local status=$? p
+    trap - EXIT INT TERM HUP
+    if mountpoint -q "$work/mnt"; then fusermount3 -u "$work/mnt" || :; fi
+    for p in "${job_pids[@]}"; do
+        kill -CONT "$p" 2>/dev/null || :
+        kill "$p" 2>/dev/null || :
+    done
+    for p in "${job_pids[@]}"; do
+        timeout 20 tail --pid="$p" -f /dev/null || kill -9 "$p" || :
+    done
+    exit $status
+}
+
+# until_true SECONDS COMMAND...: polls, for what announces itself by no event.
 until_true ()
 {
     local end=$((SECONDS + $1))
@@ -38,26 +37,37 @@ until_true ()
     done
 }
 
-# A disk image with real files: headers, documents and locales of this machine.
+# quietly COMMAND...: its output is shown only if it fails.
+quietly ()
+{
+    "$@" >"$work/output" 2>&1 && return
+    cat "$work/output" >&2
+    job_fail "$*"
+}
+
+# A disk image with real files: headers and documents of this machine.
 make_disk ()
 {
-    local d budget=500000
+    local d size budget=500000
     mkdir -p "$work/tree/usr/share"
     cp -a /usr/include "$work/tree/usr/"
-    for d in doc perl locale man zoneinfo; do
+    for d in doc perl man locale zoneinfo; do
         [ -d /usr/share/$d ] || continue
-        budget=$((budget - $(du -sk /usr/share/$d | cut -f1)))
-        [ $budget -gt 0 ] || break
+        size=$(du -sk /usr/share/$d | cut -f1)
+        [ "$size" -le $budget ] || continue
+        budget=$((budget - size))
         cp -a /usr/share/$d "$work/tree/usr/share/"
     done
-    truncate -s 2G "$work/vda.raw"
-    mke2fs -q -t ext4 -d "$work/tree" "$work/vda.raw"
     nr_files=$(find "$work/tree" -type f | wc -l)
     [ "$nr_files" -ge 2000 ] || job_fail "only $nr_files files found here"
+    find "$work/tree/usr" -type f ! -name '* *' | sort >"$work/files"
+    truncate -s 2G "$work/vda.raw"
+    quietly mke2fs -q -t ext4 -d "$work/tree" "$work/vda.raw"
 }
 
 serve_disk ()
 {
+    [ -e /dev/fuse ] || job_fail "/dev/fuse is missing: nbdfuse needs it"
     nbdkit -f -U "$work/live.sock" -P "$work/nbdkit.pid" \
         "$build/plugin/.libs/nbdkit-tidemark-plugin.so" \
         disk=vda,file="$work/vda.raw" control=unix:"$work/control.sock" \
@@ -71,84 +81,183 @@ serve_disk ()
     until_true 10 test -e "$work/mnt/disk"
 }
 
-# change_disk N: files added, changed and deleted inside the file system, by
-# way of NBD.  N chooses which.
+# change_disk N: in the file system on the served disk, by way of NBD, 500
+# files and 24 MiB are added, 100 files get a new content, 100 are deleted.
+# N chooses which.
 change_disk ()
 {
-    local n=$1 i=0 f
-    {
-        echo "mkdir /new$n"
-        while read -r f; do
-            i=$((i + 1))
-            echo "write $f /new$n/f$i"
-        done < <(find "$work/tree/usr/include" -type f ! -name '* *' |
-                     sort | sed -n "$((n * 600 + 1)),$((n * 600 + 600))p")
-        echo "write $work/big$n /new$n/big"
-        # Changed: replaced by another content.  Deleted: the rest.
-        find "$work/tree/usr/share/doc" -type f ! -name '* *' | sort |
-            sed -n "$((n * 200 + 1)),$((n * 200 + 200))p" |
-            sed "s,^$work/tree,,; s,.*,rm &," | awk -v w="$work/big$n" '
-                NR % 10 == 1 { sub (/^rm /, ""); print "rm " $0
-                               print "write /etc/passwd " $0; next }
-                { print }'
-    } >"$work/commands$n"
-    debugfs -w -f "$work/commands$n" "$work/mnt/disk" \
-        >"$work/debugfs$n.log" 2>&1
-    if grep -E 'File not found|Could not|error' "$work/debugfs$n.log"; then
-        job_fail "debugfs could not make its changes"
+    local n=$1 log=$work/debugfs$1.log
+    head -c 24M /dev/urandom >"$work/big"
+    awk -v n="$n" -v tree="$work/tree" -v big="$work/big" '
+        BEGIN { print "mkdir /new" n; print "write " big " /new" n "/big" }
+        NR % 16 == n && added < 500 {
+            print "write " $0 " /new" n "/f" ++added
+        }
+        NR % 16 == n + 8 && gone < 200 {
+            path = substr ($0, length (tree) + 1)
+            print "rm " path
+            if (gone++ % 2) print "write /etc/passwd " path
+        }' "$work/files" >"$work/commands"
+    debugfs -w -f "$work/commands" "$work/mnt/disk" >"$log" 2>&1 ||
+        job_fail "debugfs; see $log"
+    if grep -vE '^debugfs|^Allocated inode' "$log" | grep .; then
+        job_fail "debugfs; see $log"
     fi
+    sync "$work/mnt/disk"
 }
 
-# take_backup KIND: one backup of the disk, which nothing changes before the
-# point.  The copy is what the point must be equal to.
-shadow ()                       # shadow N
+# What the disk is now, while nothing writes to it.
+copy_disk ()
 {
-    sync "$work/mnt/disk"
     cp --sparse=always "$work/vda.raw" "$work/copy$1.raw"
 }
 
 tidemark () { "$build/client/tidemark" "$@"; }
 
-# The third backup: it is stopped as soon as its point is taken, the disk is
-# changed, it goes on, and the disk is changed again while it pulls.
-backup_under_changes ()
+backup ()                       # backup N
 {
-    local pid line
-    mkfifo "$work/events"
-    "$build/client/tidemark" backup --json "unix:$work/control.sock" \
-        "$work/repo" >"$work/events" &
-    pid=$!
-    job_pids+=($pid)
-    exec 7<"$work/events"
-    : >"$work/events3.json"
-    while read -r line <&7; do
-        echo "$line" >>"$work/events3.json"
-        case $line in *'"begin"'*) break ;; esac
-    done
-    kill -STOP $pid
-    change_disk 3
-    kill -CONT $pid
-    change_disk 4
-    cat <&7 >>"$work/events3.json"
-    exec 7<&-
-    wait $pid || job_fail "the backup under changes"
-    cmp -s "$work/copy3.raw" "$work/vda.raw" &&
-        job_fail "nothing has changed during the third backup"
-    return 0
+    copy_disk "$1"
+    tidemark backup --json "unix:$work/control.sock" "$work/repo" \
+        >"$work/events$1" || job_fail "backup $1"
 }
 
-# field FILE EVENT KEY: a member of the client's last event of that name.
+# As soon as its point is taken the client is stopped, the disk changed, the
+# client let go on, and the disk changed again while it pulls.
+backup_under_changes ()         # backup_under_changes N
+{
+    local pid line
+    copy_disk "$1"
+    mkfifo "$work/pipe"
+    "$build/client/tidemark" backup --json "unix:$work/control.sock" \
+        "$work/repo" >"$work/pipe" &
+    pid=$!
+    job_pids+=($pid)
+    exec 7<"$work/pipe"
+    while read -r line <&7; do
+        echo "$line"
+        case $line in *'"disk-begin"'*) break ;; esac
+    done >"$work/events$1"
+    kill -STOP $pid
+    change_disk 4
+    kill -CONT $pid
+    change_disk 5
+    cat <&7 >>"$work/events$1"
+    exec 7<&-
+    wait $pid || job_fail "the backup under changes"
+    if cmp -s "$work/copy$1.raw" "$work/vda.raw"; then
+        job_fail "nothing has changed during backup $1"
+    fi
+}
+
+# The point's image in the repository, from the last event of its backup.
+image_of ()
+{
+    echo "$work/repo/$(field "$1" stored image)"
+}
+
+# field N EVENT KEY: a member of that event of backup N.
 field ()
 {
-    python3 - "$@" <<'PYTHON'
+    python3 - "$work/events$1" "$2" "$3" <<'PYTHON'
 import json, sys
-value = None
-for line in open (sys.argv[1]):
-    event = json.loads (line)
-    if event["event"] == sys.argv[2]:
-        value = event[sys.argv[3]]
-if value is None:
-    sys.exit ("no %s event in %s" % (sys.argv[2], sys.argv[1]))
-print (value)
+events = [json.loads (line) for line in open (sys.argv[1])]
+print (*[e[sys.argv[3]] for e in events if e["event"] == sys.argv[2]][-1:])
 PYTHON
 }
+
+# Prove the point of backup N.
+verify_point ()
+{
+    local n=$1 image out=$work/restored$1.raw
+    image=$(image_of "$n")
+    quietly tidemark restore "$work/repo" --disk vda --at "$n" "$out"
+    quietly cmp "$out" "$work/copy$n.raw"
+    quietly e2fsck -fn "$out"
+    quietly qemu-img check "$image"
+    quietly qemu-img compare -f qcow2 -F raw "$image" "$work/copy$n.raw"
+    if [ "$n" -eq 3 ]; then
+        quietly qemu-img convert -f qcow2 -O raw "$image" "$work/convert.raw"
+        quietly cmp "$work/convert.raw" "$work/copy$n.raw"
+    fi
+    rm "$out"
+}
+
+# An incremental moves what is dirty and little more than was changed.
+check_moved ()
+{
+    local n=$1 dirty moved
+    dirty=$(field "$n" disk-begin dirty-bytes)
+    moved=$(field "$n" disk-end moved-bytes)
+    [ "$(field "$n" disk-begin mode)" = incremental ] ||
+        job_fail "backup $n is not incremental"
+    [ "$moved" -gt 0 ] && [ "$moved" -le "$dirty" ] &&
+        [ "$dirty" -lt 400000000 ] ||
+        job_fail "backup $n: $dirty bytes dirty, $moved moved"
+}
+
+print_table ()
+{
+    local n
+    printf '\n%-7s %-12s %10s %10s %8s %8s  %s\n' backup kind dirty moved \
+        time MB/s verified
+    for n in 1 2 3 4; do
+        awk -v n="$n" -v kind="$(field "$n" disk-begin mode)" \
+            -v dirty="$(field "$n" disk-begin dirty-bytes)" \
+            -v moved="$(field "$n" disk-end moved-bytes)" \
+            -v secs="$(field "$n" disk-end seconds)" 'BEGIN {
+            printf "%-7s %-12s %6d MiB %6d MiB %6.2f s %8d  %s\n", n, kind,
+              dirty / 1048576, moved / 1048576, secs, moved / 1e6 / secs,
+              "bytes, e2fsck, check, compare" (n == 3 ? ", convert" : "") }'
+    done
+}
+
+run_job ()
+{
+    say "a 2 GiB disk with a real file system"
+    make_disk
+    serve_disk
+    printf '%s files; served by %s with our plugin\n' "$nr_files" \
+        "$(nbdkit --version)"
+
+    say "backups"
+    echo "1: the whole disk"
+    backup 1
+    change_disk 1
+    echo "2: after files were added, changed and deleted through NBD"
+    backup 2
+    change_disk 2
+    change_disk 3
+    echo "3: after more changes, and with others while it is pulled"
+    backup_under_changes 3
+    echo "4: what was changed during the third"
+    backup 4
+
+    say "proof"
+    for n in 2 3 4; do check_moved $n; done
+    for n in 1 2 3 4; do
+        printf 'point %s: restored, compared, checked\n' $n
+        verify_point $n
+    done
+    quietly tidemark verify "$work/repo"
+    print_table
+    cat <<TEXT
+
+the disk               $work/vda.raw
+the repository         $work/repo
+copies at each point   $work/copy[1-4].raw
+
+Look at it:    $build/run tidemark list $work/repo
+Without us:    qemu-img convert -O raw $(image_of 4) out.raw
+TEXT
+}
+
+main_job () (
+    build=$1
+    work=$2
+    job_pids=()
+    rm -rf "$work"
+    mkdir -p "$work"
+    trap job_end EXIT
+    trap 'exit 130' INT TERM HUP
+    run_job
+)
