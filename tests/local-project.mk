@@ -1,1 +1,3 @@
 # SPDX-License-Identifier: BSD-3-Clause
+UNIT_TESTS += oracle/oracle-disk
+oracle_oracle_disk_SOURCES = oracle/oracle-disk.c oracle/history.c oracle/history.h oracle/writer.c oracle/writer.h
