@@ -133,7 +133,6 @@ guest_connect (void *opaque)
 /* Pulling one disk of a session. */
 
 struct pull {
-  struct repo *repo;
   const struct session_disk *sd;
   struct blk *view;
   struct extents dirty;         /* what to pull */
@@ -141,6 +140,7 @@ struct pull {
   uint64_t pos;
   uint64_t max_item;
   bool does_trim;
+  bool may_break;               /* the scratch is too small */
   bool asks_extents;
   atomic_int left;              /* items until it is cancelled */
   bool cancel;
@@ -219,7 +219,8 @@ pull_done (void *opaque, const struct copy_item *item)
   struct pull *p = opaque;
 
   if (p->does_trim
-      && blk_trim (p->view, item->len, item->off, 0) < 0)
+      && blk_trim (p->view, item->len, item->off, 0) < 0
+      && !p->may_break)
     die ("cannot trim a view");
   if (atomic_fetch_sub (&p->left, 1) == 1)
     __atomic_store_n (&p->cancel, true, __ATOMIC_RELAXED);
@@ -238,46 +239,6 @@ copy_image (struct blk *from, struct blk *to)
         || blk_pwrite (to, buf, n, off, 0) < 0)
       die ("cannot copy an image");
   }
-}
-
-/* A new image with the disk as of the point.  0, or -errno of the pull. */
-static int
-pull_disk (struct repo *repo, const struct session_disk *sd, unsigned disk,
-           uint64_t cluster, bool is_cancelled, struct blk **ret)
-{
-  static const struct copy_ops ops = { .next = pull_next,
-                                       .done = pull_done };
-  struct pull p = {
-    .repo = repo, .sd = sd, .view = cbw_view_blk (sd->view),
-    .max_item = UINT64_C (4096) << next_random (&repo->random) % 7,
-    .does_trim = next_random (&repo->random) % 3 == 0,
-    .asks_extents = next_random (&repo->random) % 3 == 0,
-    .left = is_cancelled ? 1 + (int) (next_random (&repo->random) % 20)
-      : INT32_MAX,
-  };
-  const struct copy_options options = {
-    .nr_threads = 1 + next_random (&repo->random) % 3,
-    .depth = 1 + next_random (&repo->random) % 4,
-    .max_item = p.max_item,
-    .detect_zeroes = next_random (&repo->random) % 2,
-    .zero_unit = next_random (&repo->random) % 2 ? 4096 : 0,
-    .cancel = &p.cancel,
-  };
-  struct copy_stats stats;
-  int r;
-
-  if (blk_mem_new (DISK_SIZE, ret) < 0)
-    die ("no memory for an image");
-  /* A full one must not depend on what was there. */
-  copy_image (sd->mode == SESSION_INCREMENTAL ? repo->images[disk] : NULL,
-              *ret);
-  r = list_dirty (&p, cluster);
-  if (r == 0) {
-    r = copy_run (p.view, *ret, &options, &ops, &p, &stats, NULL);
-    repo->pulled_bytes += stats.read_bytes;
-  }
-  extents_free (&p.dirty);
-  return r;
 }
 
 /* One backup. */
@@ -375,6 +336,49 @@ adopt (struct backup *b)
   }
 }
 
+/* A new image with the disk as of the point.  0, or -errno of the pull. */
+static int
+pull_disk (const struct backup *b, size_t i, const struct session_disk *sd,
+           struct blk **ret)
+{
+  static const struct copy_ops ops = { .next = pull_next,
+                                       .done = pull_done };
+  const unsigned disk = b->disks[i];
+  struct repo *repo = b->repo;
+  struct pull p = {
+    .sd = sd, .view = cbw_view_blk (sd->view),
+    .max_item = UINT64_C (4096) << next_random (&repo->random) % 7,
+    .does_trim = next_random (&repo->random) % 3 == 0,
+    .asks_extents = next_random (&repo->random) % 3 == 0,
+    .may_break = b->request.scratch_limit > 0,
+    .left = b->is_cancelled ? 1 + (int) (next_random (&repo->random) % 20)
+      : INT32_MAX,
+  };
+  const struct copy_options options = {
+    .nr_threads = 1 + next_random (&repo->random) % 3,
+    .depth = 1 + next_random (&repo->random) % 4,
+    .max_item = p.max_item,
+    .detect_zeroes = next_random (&repo->random) % 2,
+    .zero_unit = next_random (&repo->random) % 2 ? 4096 : 0,
+    .cancel = &p.cancel,
+  };
+  struct copy_stats stats;
+  int r;
+
+  if (blk_mem_new (DISK_SIZE, ret) < 0)
+    die ("no memory for an image");
+  /* A full one must not depend on what was there. */
+  copy_image (sd->mode == SESSION_INCREMENTAL ? repo->images[disk] : NULL,
+              *ret);
+  r = list_dirty (&p, sd->is_dirty_view ? b->requests[i].cluster_size : 0);
+  if (r == 0) {
+    r = copy_run (p.view, *ret, &options, &ops, &p, &stats, NULL);
+    repo->pulled_bytes += stats.read_bytes;
+  }
+  extents_free (&p.dirty);
+  return r;
+}
+
 /* Pull all disks.  True if all of them are complete; false if one is not, as
  * was to be expected.
  */
@@ -388,9 +392,7 @@ pull_all (struct backup *b)
 
   sds = session_disks (b->session, &nr);
   for (i = 0; i < nr; i++) {
-    r = pull_disk (b->repo, &sds[i], b->disks[i],
-                   sds[i].is_dirty_view ? b->requests[i].cluster_size : 0,
-                   b->is_cancelled, &b->images[i]);
+    r = pull_disk (b, i, &sds[i], &b->images[i]);
     if (r == 0)
       continue;
     is_complete = false;
