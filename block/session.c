@@ -9,8 +9,7 @@
  * States of a session, protected by the manager's lock:
  *   BEGINNING -> ACTIVE    [session_begin, the point is taken and exported]
  *   BEGINNING -> ENDED     [session_begin, something failed]
- *   ACTIVE    -> ENDING    [claim_active: session_end, the watcher,
- *                           session_manager_free]
+ *   ACTIVE    -> ENDING    [session_end, find_due, session_manager_free]
  *   ENDING    -> ENDED     [finish]
  * Whoever has made a session ENDING is the only one to finish it.
  *
@@ -92,6 +91,13 @@ struct session_manager {
   /* Protected by lock.  In order of begin; each holds a reference. */
   struct session *sessions[SESSION_MAX];
   size_t nr_sessions;
+  pthread_cond_t ended;         /* some session has left the list */
+  /* How the last ones ended, for those who ask too late; a ring. */
+  struct {
+    struct point_id id;
+    enum session_end how;
+  } last[SESSION_MAX];
+  size_t nr_ended;              /* ever */
 
   struct lock watch_lock;
   /* Protected by watch_lock. */
@@ -280,7 +286,8 @@ add_to_list (struct session_manager *m, struct session *s, struct error *err)
 }
 
 static void
-remove_from_list (struct session_manager *m, struct session *s)
+remove_from_list (struct session_manager *m, struct session *s,
+                  enum session_end how)
 {
   size_t i = 0;
 
@@ -291,6 +298,10 @@ remove_from_list (struct session_manager *m, struct session *s)
   memmove (&m->sessions[i], &m->sessions[i+1],
            (m->nr_sessions - i) * sizeof m->sessions[0]);
   s->state = SESSION_ENDED;
+  i = m->nr_ended++ % SESSION_MAX;
+  m->last[i].id = s->id;
+  m->last[i].how = how;
+  pthread_cond_broadcast (&m->ended);
   lock_release (&m->lock);
   session_unref (s);
 }
@@ -607,7 +618,7 @@ session_begin (struct session_manager *m,
       release_point (s, false, NULL);
   }
   if (r < 0) {
-    remove_from_list (m, s);
+    remove_from_list (m, s, SESSION_END_ABORT);
     session_unref (s);
     return r;
   }
@@ -633,32 +644,47 @@ finish (struct session_manager *m, struct session *s, enum session_end how,
   if (m->ops.ending)
     m->ops.ending (m->opaque, s);
   ret = release_point (s, how == SESSION_END_SUCCESS, err);
-  remove_from_list (m, s);
+  if (ret < 0)
+    how = SESSION_END_ABORT;
+  remove_from_list (m, s, how);
   if (m->ops.ended)
-    m->ops.ended (m->opaque, s, ret < 0 ? SESSION_END_ABORT : how);
+    m->ops.ended (m->opaque, s, how);
   session_unref (s);
   return ret;
 }
 
+/* The session called id, whatever its state, or NULL. */
 static struct session *
-find_active_locked (struct session_manager *m, const struct point_id *id)
+find_locked (struct session_manager *m, const struct point_id *id)
 {
   lock_assert_held (&m->lock);
   for (size_t i = 0; i < m->nr_sessions; i++)
-    if (m->sessions[i]->state == SESSION_ACTIVE
-        && point_id_is_equal (&m->sessions[i]->id, id))
+    if (point_id_is_equal (&m->sessions[i]->id, id))
       return m->sessions[i];
   return NULL;
 }
 
-static int
-no_such_session (const struct point_id *id, struct error *err)
+/* The session called id if it is ACTIVE.  One that is ENDING is waited for, so
+ * that what it held is free when the caller is told that it has gone.
+ */
+static struct session *
+find_active_locked (struct session_manager *m, const struct point_id *id,
+                    struct error *err)
 {
-  char s[POINT_ID_STRING_SIZE];
+  char text[POINT_ID_STRING_SIZE];
+  struct session *s;
 
-  point_id_format (id, s);
-  return error_set (err, ENOENT, "no backup session %s (it never was, or has"
-                    " ended)", s);
+  while ((s = find_locked (m, id)) != NULL && s->state == SESSION_ENDING)
+    lock_wait (&m->lock, &m->ended);
+  if (s && s->state == SESSION_ACTIVE)
+    return s;
+  point_id_format (id, text);
+  error_set (err, ENOENT, "no backup session %s", text);
+  for (size_t i = 0; i < MIN (m->nr_ended, SESSION_MAX); i++)
+    if (point_id_is_equal (&m->last[i].id, id))
+      error_set (err, ENOENT, "backup session %s has ended (%s)", text,
+                 session_end_name (m->last[i].how));
+  return NULL;
 }
 
 int
@@ -668,12 +694,12 @@ session_end (struct session_manager *m, const struct point_id *id,
   struct session *s;
 
   lock_acquire (&m->lock);
-  s = find_active_locked (m, id);
+  s = find_active_locked (m, id, err);
   if (s)
     s->state = SESSION_ENDING;
   lock_release (&m->lock);
   if (!s)
-    return no_such_session (id, err);
+    return -ENOENT;
   return finish (m, s, is_success ? SESSION_END_SUCCESS : SESSION_END_ABORT,
                  err);
 }
@@ -684,16 +710,12 @@ session_attach (struct session_manager *m, const struct point_id *id,
 {
   struct session *s;
 
-  lock_acquire (&m->lock);
-  s = find_active_locked (m, id);
-  if (s) {
-    session_ref (s);
-    session_touch (s);
-  }
-  lock_release (&m->lock);
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&m->lock);
+  s = find_active_locked (m, id, err);
   if (!s)
-    return no_such_session (id, err);
-  *ret = s;
+    return -ENOENT;
+  session_touch (s);
+  *ret = session_ref (s);
   return 0;
 }
 
@@ -775,8 +797,10 @@ session_manager_new (const struct session_ops *ops, void *opaque,
   lock_init (&m->lock, LOCK_RANK_SESSIONS);
   lock_init (&m->watch_lock, LOCK_RANK_LEAF);
   cond_init (&m->watch);
+  cond_init (&m->ended);
   r = pthread_create (&m->watcher, NULL, watch, m);
   if (r != 0) {
+    pthread_cond_destroy (&m->ended);
     pthread_cond_destroy (&m->watch);
     lock_destroy (&m->watch_lock);
     lock_destroy (&m->lock);
@@ -801,6 +825,7 @@ session_manager_free (struct session_manager *m)
     s->state = SESSION_ENDING;
     finish (m, s, SESSION_END_SHUTDOWN, NULL);
   }
+  pthread_cond_destroy (&m->ended);
   pthread_cond_destroy (&m->watch);
   lock_destroy (&m->watch_lock);
   lock_destroy (&m->lock);
