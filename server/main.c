@@ -278,6 +278,12 @@ main (int argc, char *argv[])
   is_verbose = options.is_verbose;
   log_set_debug (is_verbose);
   r = systemd_add_sockets (s, &err);
+  if (r == 0 && !service_has_listeners (s)) {
+    log_error ("nothing to serve: give --listen, --backup-listen or --control "
+               "(try --help)");
+    service_free (s);
+    return EXIT_STATUS_USAGE;
+  }
   if (r >= 0 && options.is_daemon)
     r = fork_daemon (&ready_fd, &err);
   if (r >= 0)

@@ -192,12 +192,12 @@ configure (struct service *s, const struct value *value, bool is_second,
 }
 
 static bool
-has_disk (const struct value_vector *values)
+has_option (const struct value_vector *values, enum option_id id)
 {
   size_t i;
 
   for (i = 0; i < values->len; i++)
-    if (values->ptr[i].id == OPT_DISK)
+    if (values->ptr[i].id == id)
       return true;
   return false;
 }
@@ -212,7 +212,7 @@ options_parse (int argc, char *argv[], struct service *s,
   size_t i;
 
   status = collect (argc, argv, &values, ret);
-  if (status < 0 && !has_disk (&values))
+  if (status < 0 && !has_option (&values, OPT_DISK))
     status = usage_error ("no --disk is given");
   for (pass = 0; pass < 2; pass++)
     for (i = 0; i < values.len && status < 0; i++)

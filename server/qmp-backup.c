@@ -5,8 +5,8 @@
  */
 #include "config.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,10 +106,15 @@ parse_disk (struct qmp_call *call, const json_t *item, size_t i,
     if (requests[j].disk == request->disk)
       return error_set (err, EINVAL, "Disk '%s' is named twice",
                         disk_name (request->disk));
-  return parse_disk_args (item, path, request, err);
+  if (parse_disk_args (item, path, request, err) < 0)
+    return -EINVAL;
+  /* The default is for disks that need one. */
+  if (request->mode == SESSION_COPY && !json_object_get (item, "bitmap"))
+    request->bitmap = NULL;
+  return 0;
 }
 
-/* *requests has room for all disks of the process. */
+/* *requests has room for all disks of the process, and one more. */
 static int
 parse_disks (struct qmp_call *call, struct session_disk_request *requests,
              size_t *ret_nr, struct error *err)
@@ -126,10 +131,8 @@ parse_disks (struct qmp_call *call, struct session_disk_request *requests,
   if (nr == 0)
     return error_set (err, EINVAL, "Parameter 'disks' must not be empty");
   for (i = 0; i < nr; i++) {
-    /* Disks are named at most once, so this one must be wrong. */
-    if (i == nr_disks)
-      return error_set (err, EINVAL, "Parameter 'disks' has more members "
-                        "than there are disks");
+    /* Disks are named at most once, so one too many is an error there. */
+    assert (i <= nr_disks);
     requests[i] = defaults;
     if (disks) {
       r = parse_disk (call, json_array_get (disks, i), i, requests, err);

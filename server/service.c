@@ -327,6 +327,14 @@ service_add_socket (struct service *s, enum service_listener kind, int fd,
   return listeners_add_socket (s->listeners, kind, fd, err);
 }
 
+bool
+service_has_listeners (const struct service *s)
+{
+  return listeners_has (s->listeners, SERVICE_LIVE) ||
+    listeners_has (s->listeners, SERVICE_BACKUP) ||
+    listeners_has (s->listeners, SERVICE_CONTROL);
+}
+
 int
 service_open (struct service *s, struct error *err)
 {

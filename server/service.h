@@ -45,6 +45,9 @@ int service_add_address (struct service *s, enum service_listener kind,
 int service_add_socket (struct service *s, enum service_listener kind,
                         int fd, struct error *err);
 
+/* Any addresses or sockets? */
+bool service_has_listeners (const struct service *s);
+
 /* Open the disks and create the bitmaps.  Before a fork if errors are to reach
  * the terminal: starts no threads.
  */

@@ -1,4 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 UNIT_TESTS += unit/test-qmp-parser
 unit_test_qmp_parser_SOURCES = unit/test-qmp-parser.c
-EXTRA_DIST += qmp_client.py
+EXTRA_DIST += control-test.sh qmp_client.py tidemarkd_util.py
+SCRIPT_TESTS += \
+	test-control-backup.sh \
+	test-control-bitmaps.sh \
+	test-control-commands.sh \
+	test-control-hostile.sh \
+	test-control-lease.sh \
+	test-docs-tidemarkd.sh \
+	test-tidemarkd-activation.sh \
+	test-tidemarkd-memory.sh \
+	test-tidemarkd-options.sh \
+	test-tidemarkd-stop.sh
