@@ -1,0 +1,478 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Damaged qcow2 images, one kind per function, and what must come of each.
+
+usage: qcow2-bad.py QCOW2-IO DIRECTORY
+
+A generator changes a good image and returns the command that must fail and a
+part of its message.  That the damage is in the file is checked for each, and
+that the program ended by itself, in little memory.
+"""
+
+import os
+import resource
+import struct
+import subprocess
+import sys
+
+tool, directory = sys.argv[1], sys.argv[2]
+os.chdir(directory)
+CLUSTER = 65536
+READ = "open bad.qcow2 ro"
+WRITE = "open bad.qcow2"
+DUMP = "dump dump"
+MIB = 1 << 20
+
+
+def run(*args):
+    subprocess.run(args, check=True, stdout=subprocess.DEVNULL)
+
+
+class Image:
+    def __init__(self, name):
+        with open(name, "rb") as f:
+            self.data = bytearray(f.read())
+
+    def u32(self, off):
+        return struct.unpack_from(">I", self.data, off)[0]
+
+    def u64(self, off):
+        return struct.unpack_from(">Q", self.data, off)[0]
+
+    def set32(self, off, value):
+        struct.pack_into(">I", self.data, off, value)
+
+    def set64(self, off, value):
+        struct.pack_into(">Q", self.data, off, value)
+
+    def l1(self):
+        return self.u64(40)
+
+    def l2(self):
+        return self.u64(self.l1()) & 0x00fffffffffffe00
+
+    def refblock(self):
+        return self.u64(self.u64(48))
+
+
+# --- the header
+
+def bad_magic(i):
+    i.data[0] = ord("X")
+    return READ, "not a qcow2 image"
+
+
+def bad_empty(i):
+    del i.data[:]
+    return READ, "not a qcow2 image"
+
+
+def bad_short_v2(i):
+    del i.data[71:]
+    return READ, "not a qcow2 image"
+
+
+def bad_short_v3(i):
+    del i.data[100:]
+    return READ, "too short"
+
+
+def bad_version_1(i):
+    i.set32(4, 1)
+    return READ, "version 1 is not supported"
+
+
+def bad_version_4(i):
+    i.set32(4, 4)
+    return READ, "version 4 is not supported"
+
+
+def bad_cluster_bits_8(i):
+    i.set32(20, 8)
+    return READ, "cluster_bits is 8"
+
+
+def bad_cluster_bits_22(i):
+    i.set32(20, 22)
+    return READ, "cluster_bits is 22"
+
+
+def bad_cluster_bits_huge(i):
+    i.set32(20, 0xffffffff)
+    return READ, "cluster_bits is 4294967295"
+
+
+def bad_size_huge(i):
+    i.set64(24, 1 << 63)
+    return READ, "virtual size"
+
+
+def bad_size_unaligned(i):
+    i.set64(24, 1000)
+    return READ, "multiple of 512"
+
+
+def bad_size_beyond_l1(i):
+    i.set64(24, 1 << 50)
+    return READ, "needs 2097152"
+
+
+def bad_encryption(i):
+    i.set32(32, 2)
+    return READ, "encryption (crypt_method 2) is not supported"
+
+
+def bad_l1_size_huge(i):
+    i.set32(36, 0xffffffff)
+    return READ, "the L1 table has 4294967295 entries"
+
+
+def bad_l1_size_beyond_file(i):
+    i.set32(36, 4 << 20)
+    return READ, "the L1 table (33554432 bytes"
+
+
+def bad_l1_unaligned(i):
+    i.set64(40, i.l1() + 512)
+    return READ, "L1 table at 197120 is not aligned"
+
+
+def bad_l1_at_zero(i):
+    i.set64(40, 0)
+    return READ, "the L1 table is at offset 0"
+
+
+def bad_l1_offset_overflow(i):
+    i.set64(40, (1 << 64) - CLUSTER)
+    return READ, "is beyond the end of the file"
+
+
+def bad_reftable_unaligned(i):
+    i.set64(48, 1)
+    return READ, "refcount table at 1 is not aligned"
+
+
+def bad_reftable_beyond_file(i):
+    i.set64(48, 1 << 40)
+    return READ, "the refcount table"
+
+
+def bad_reftable_none(i):
+    i.set32(56, 0)
+    return READ, "0 clusters: none, or too many"
+
+
+def bad_reftable_huge(i):
+    i.set32(56, 0xffffffff)
+    return READ, "4294967295 clusters: none, or too many"
+
+
+def bad_snapshots_many(i):
+    i.set32(60, 65537)
+    return READ, "65537 snapshots"
+
+
+def bad_snapshots_unaligned(i):
+    i.set32(60, 1)
+    i.set64(64, 8)
+    return READ, "snapshot table at 8 is not aligned"
+
+
+def bad_refcount_order(i):
+    i.set32(96, 7)
+    return READ, "refcount_order is 7"
+
+
+def bad_header_length_short(i):
+    i.set32(100, 96)
+    return READ, "header_length is 96"
+
+
+def bad_header_length_odd(i):
+    i.set32(100, 105)
+    return READ, "header_length is 105"
+
+
+def bad_header_length_huge(i):
+    i.set32(100, 0xfffffff8)
+    return READ, "header_length is 4294967288"
+
+
+# --- features
+
+def bad_data_file(i):
+    i.set64(72, 1 << 2)
+    return READ, "external data file is not supported"
+
+
+def bad_extended_l2(i):
+    i.set64(72, 1 << 4)
+    return READ, "extended L2 entries are not supported"
+
+
+def bad_unknown_feature(i):
+    i.set64(72, 1 << 40)
+    return READ, 'incompatible feature "unknown" (bit 40) is not supported'
+
+
+def bad_named_feature(i):
+    # Rename an entry of the feature name table that QEMU has written.
+    at = bytes(i.data[:4096]).index(b"\x00\x04extended L2")
+    i.data[at + 1] = 41
+    i.data[at + 2:at + 10] = b"quantum\n"
+    i.set64(72, 1 << 41)
+    return READ, '"quantum? L2 entries" (bit 41)'
+
+
+def bad_compression_type(i):
+    i.set64(72, 1 << 3)
+    i.data[104] = 9
+    return READ, "compression type 9 is not supported"
+
+
+def bad_compression_bit(i):
+    i.set64(72, 1 << 3)
+    return READ, "contradict each other"
+
+
+def bad_extension_too_long(i):
+    i.set32(i.u32(100) + 4, 0x7fffffff)
+    return READ, "does not fit"
+
+
+def bad_dirty_written(i):
+    i.set64(72, 1)
+    return WRITE, "marked dirty and can only be read"
+
+
+def bad_corrupt_written(i):
+    i.set64(72, 2)
+    return WRITE, "marked corrupt and can only be read"
+
+
+# --- the backing file
+
+def set_backing(i, name, fmt=b"raw"):
+    at = i.u32(100)
+    ext = b""
+    if fmt is not None:
+        pad = b"\0" * (-len(fmt) % 8)
+        ext = struct.pack(">II", 0xe2792aca, len(fmt)) + fmt + pad
+    ext += b"\0" * 8
+    i.data[at:at + 1024] = (ext + name).ljust(1024, b"\0")
+    i.set64(8, at + len(ext))
+    i.set32(16, len(name))
+
+
+def bad_backing_json(i):
+    set_backing(i, b'json:{"driver":"null-co"}')
+    return READ, "is not a plain file name"
+
+
+def bad_backing_protocol(i):
+    set_backing(i, b"nbd://localhost/secret")
+    return READ, "is not a plain file name"
+
+
+def bad_backing_missing(i):
+    set_backing(i, b"no-such-file")
+    return READ, "no-such-file"
+
+
+def bad_backing_directory(i):
+    set_backing(i, b"/etc")
+    return READ, "/etc"
+
+
+def bad_backing_self(i):
+    set_backing(i, b"bad.qcow2", b"qcow2")
+    return READ, "already in the chain"
+
+
+def bad_backing_no_format(i):
+    set_backing(i, b"good.qcow2", None)
+    return READ, "does not say the format"
+
+
+def bad_backing_format(i):
+    set_backing(i, b"good.qcow2", b"vmdk")
+    return READ, 'backing format "vmdk" is not supported'
+
+
+def bad_backing_format_long(i):
+    set_backing(i, b"good.qcow2", b"x" * 40)
+    return READ, "backing format in the header is damaged"
+
+
+def bad_backing_name_long(i):
+    set_backing(i, b"x")
+    i.set32(16, 1024)
+    return READ, "name is 1024 bytes long"
+
+
+def bad_backing_name_empty(i):
+    set_backing(i, b"x")
+    i.set32(16, 0)
+    return READ, "name is 0 bytes long"
+
+
+def bad_backing_name_outside(i):
+    set_backing(i, b"x")
+    i.set64(8, CLUSTER - 10)
+    i.set32(16, 11)
+    return READ, "outside of the header's cluster"
+
+
+def bad_backing_name_overflow(i):
+    set_backing(i, b"x")
+    i.set64(8, (1 << 64) - 1)
+    return READ, "outside of the header's cluster"
+
+
+def bad_backing_name_over_header(i):
+    set_backing(i, b"x")
+    i.set64(8, 8)
+    return READ, "outside of the header's cluster"
+
+
+def bad_backing_name_zero_byte(i):
+    set_backing(i, b"good\0.qcow2")
+    return READ, "holds a zero byte"
+
+
+# --- tables
+
+def bad_l1_entry_unaligned(i):
+    i.set64(i.l1(), i.u64(i.l1()) + 512)
+    return DUMP, "Input/output error"
+
+
+def bad_l1_entry_reserved(i):
+    i.set64(i.l1(), i.u64(i.l1()) | 1 << 60)
+    return DUMP, "Input/output error"
+
+
+def bad_l1_entry_beyond_file(i):
+    i.set64(i.l1(), 1 << 63 | 1 << 50)
+    return DUMP, "Input/output error"
+
+
+def bad_l1_entry_is_header(i):
+    i.set64(i.l1(), 1 << 63)
+    return DUMP, "Input/output error"
+
+
+def bad_l1_entry_is_l1(i):
+    i.set64(i.l1(), 1 << 63 | i.l1())
+    return DUMP, "Input/output error"
+
+
+def bad_l2_entry_unaligned(i):
+    i.set64(i.l2(), i.u64(i.l2()) + 512)
+    return DUMP, "Input/output error"
+
+
+def bad_l2_entry_reserved(i):
+    i.set64(i.l2(), i.u64(i.l2()) | 2)
+    return DUMP, "Input/output error"
+
+
+def bad_l2_entry_beyond_file(i):
+    i.set64(i.l2(), 1 << 63 | 1 << 40)
+    return DUMP, "Input/output error"
+
+
+def bad_l2_entry_is_header(i):
+    i.set64(i.l2(), 1 << 63)
+    return DUMP, "Input/output error"
+
+
+def bad_l2_entry_is_reftable(i):
+    i.set64(i.l2(), 1 << 63 | i.u64(48))
+    return DUMP, "Input/output error"
+
+
+def bad_v2_zero_flag(i):
+    i.set32(4, 2)
+    i.set64(i.l2(), 1)
+    return DUMP, "Input/output error"
+
+
+def bad_compressed_beyond_file(i):
+    i.set64(i.l2(), 1 << 62 | 1 << 40)
+    return DUMP, "Input/output error"
+
+
+def bad_compressed_copied(i):
+    i.set64(i.l2(), 3 << 62 | i.u64(i.l2()) & 0x00ffffffffffffff)
+    return DUMP, "Input/output error"
+
+
+def bad_compressed_garbage(i):
+    # The data of the first cluster is 0x55: no deflate stream of a cluster.
+    i.set64(i.l2(), 1 << 62 | i.u64(i.l2()) & 0x00fffffffffffe00)
+    return DUMP, "Input/output error"
+
+
+def bad_refcount_of_header(i):
+    struct.pack_into(">H", i.data, i.refblock(), 0)
+    return WRITE, "refcounts of the header are wrong"
+
+
+def bad_refcount_of_l1(i):
+    struct.pack_into(">H", i.data, i.refblock() + i.l1() // CLUSTER * 2, 0)
+    return WRITE, "refcounts of the L1 table are wrong"
+
+
+def bad_refblock_unaligned(i):
+    i.set64(i.u64(48), i.refblock() + 8)
+    return WRITE, "refcounts of the header are wrong"
+
+
+def bad_refblock_none(i):
+    i.set64(i.u64(48), 0)
+    return WRITE, "refcounts of the header are wrong"
+
+
+def limits():
+    resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
+    if "ASAN" not in os.environ:
+        resource.setrlimit(resource.RLIMIT_AS, (256 * MIB, 256 * MIB))
+
+
+def check(generator):
+    image = Image("good.qcow2")
+    before = bytes(image.data)
+    command, text = generator(image)
+    if bytes(image.data) == before:
+        return "the image is not damaged"
+    with open("bad.qcow2", "wb") as f:
+        f.write(image.data)
+    script = f"expect {text}\n{command}\n"
+    if command == DUMP:
+        script = READ + "\n" + script
+    r = subprocess.run([tool], input=script, capture_output=True, text=True,
+                       preexec_fn=limits, timeout=60)
+    if r.returncode != 0:
+        return f"status {r.returncode}: {r.stderr}"
+    return None
+
+
+def main():
+    run("qemu-img", "create", "-q", "-f", "qcow2", "good.qcow2", "1G")
+    run("qemu-io", "-c", "write -P 0x55 0 1M", "good.qcow2")
+    # The image as it is can be read and written.
+    subprocess.run([tool], check=True, text=True,
+                   input="open good.qcow2 ro\nclose\nopen good.qcow2\n")
+    generators = [f for n, f in globals().items() if n.startswith("bad_")]
+    failed = 0
+    for g in generators:
+        message = check(g)
+        if message:
+            failed += 1
+            print(f"{g.__name__}: {message}", file=sys.stderr)
+    print(f"{len(generators)} kinds of damage, {failed} failed")
+    sys.exit(failed > 0)
+
+
+main()

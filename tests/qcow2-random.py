@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Random changes of one image by our driver and by qemu-io in turn.
+
+usage: qcow2-random.py QCOW2-IO DIRECTORY SEED
+
+After each turn "qemu-img check" must find neither errors nor leaks, and both
+programs must read what a model holds.  Over versions, cluster sizes, refcount
+widths, compression, snapshots and backing chains.
+"""
+
+import os
+import random
+import subprocess
+import sys
+
+KIB = 1024
+TURNS = 3
+OPS = 12
+
+tool, directory, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
+rng = random.Random(seed)
+os.chdir(directory)
+
+
+def run(*args, stdin=""):
+    r = subprocess.run(args, input=stdin, capture_output=True, text=True)
+    if r.returncode != 0:
+        sys.exit(f"{' '.join(args)}\n{stdin}\n{r.stdout}{r.stderr}"
+                 f"failed with status {r.returncode} (seed {seed})")
+    return r.stdout
+
+
+class Disk:
+    def __init__(self, name, size, cluster, options, base=None):
+        self.name, self.size, self.cluster = name, size, cluster
+        self.is_v2 = "compat=0.10" in options
+        self.base = base
+        self.model = bytearray(size)
+        self.touched = set()    # clusters: qemu-io compresses only new ones
+        args = ["qemu-img", "create", "-q", "-f", "qcow2", "-o",
+                f"cluster_size={cluster}," + options]
+        if base:
+            args += ["-b", base.name, "-F", "qcow2"]
+            n = min(size, base.size)
+            self.model[:n] = base.model[:n]
+        run(*args, name, str(size))
+
+    def range(self):
+        unit = rng.choice([512, 512, self.cluster])
+        off = rng.randrange(self.size) // unit * unit
+        length = rng.randrange(1, 5 * self.cluster)
+        length = (length + unit - 1) // unit * unit
+        return off, min(length, self.size - off)
+
+    def fill(self, off, length, byte):
+        self.model[off:off + length] = bytes([byte]) * length
+        self.touched.update(range(off // self.cluster,
+                                  (off + length - 1) // self.cluster + 1))
+
+    def trim(self, off, length):
+        end = off + length
+        if self.is_v2 and self.base and off < self.base.size:
+            # Nothing can say zero: whole clusters under the base stay.
+            first = min(self.base.size + self.cluster - 1, end)
+            off = max(off, first)
+        off = (off + self.cluster - 1) // self.cluster * self.cluster
+        if end < self.size:
+            end = end // self.cluster * self.cluster
+        if off < end:
+            self.fill(off, end - off, 0)
+
+    def ours(self):
+        lines = ["open " + self.name]
+        for _ in range(OPS):
+            op = rng.choice(["write", "write", "write", "zero", "unmap",
+                             "trim", "flush"])
+            off, length = self.range()
+            byte = rng.randrange(1, 256)
+            if op == "flush":
+                lines.append(op)
+                continue
+            lines.append(f"{op} {off} {length} {byte}")
+            if op == "trim":
+                self.trim(off, length)
+            else:
+                self.fill(off, length, byte if op == "write" else 0)
+        lines += ["flush", "close"]
+        run(tool, stdin="\n".join(lines) + "\n")
+
+    def qemu(self):
+        args = ["qemu-io", "-f", "qcow2"]
+        for _ in range(OPS):
+            op = rng.choice(["write -P", "write -P", "write -z",
+                             "write -z -u", "write -c -P"])
+            off, length = self.range()
+            byte = rng.randrange(1, 256)
+            if "-c" in op:
+                off = off // self.cluster * self.cluster
+                length = min(self.cluster, self.size - off)
+                if off // self.cluster in self.touched:
+                    continue
+            if "-P" in op:
+                args += ["-c", f"{op} {byte} {off} {length}"]
+                self.fill(off, length, byte)
+            else:
+                args += ["-c", f"{op} {off} {length}"]
+                self.fill(off, length, 0)
+        run(*args, self.name)
+
+    def check(self):
+        run("qemu-img", "check", "-q", "-f", "qcow2", self.name)
+        with open("model", "wb") as f:
+            f.write(self.model)
+        run("qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", "model",
+            self.name)
+        run(tool, stdin=f"open {self.name} ro\ndump dump\nclose\n")
+        with open("dump", "rb") as f:
+            got = f.read()
+        if got != self.model:
+            at = next(i for i in range(self.size) if got[i] != self.model[i])
+            sys.exit(f"{self.name}: byte {at} is {got[at]}, not "
+                     f"{self.model[at]} (seed {seed})")
+
+
+def one(number, options, cluster, depth, has_snapshot):
+    size = rng.randrange(40, 60) * cluster + rng.choice([0, 512])
+    disk = None
+    for layer in range(depth):
+        disk = Disk(f"{number}-{layer}.qcow2", size + rng.randrange(-9, 9)
+                    * 512, cluster, options, disk)
+        rng.choice([disk.ours, disk.qemu])()
+    saved = None
+    for turn in range(TURNS):
+        disk.ours()
+        disk.check()
+        if has_snapshot and turn == 0:
+            run("qemu-img", "snapshot", "-c", "s", disk.name)
+            saved = bytes(disk.model)
+        disk.qemu()
+        disk.check()
+    if has_snapshot:
+        disk.ours()
+        disk.check()
+        run("qemu-img", "snapshot", "-a", "s", disk.name)
+        disk.model[:] = saved
+        disk.check()
+        run("qemu-img", "snapshot", "-d", "s", disk.name)
+        disk.ours()
+        disk.check()
+
+
+def main():
+    cases = [
+        ("compat=0.10", 64 * KIB, 1, False),
+        ("compat=0.10", 4 * KIB, 2, True),
+        ("compat=1.1", 64 * KIB, 1, True),
+        ("compat=1.1", 512, 3, True),
+        ("compat=1.1,refcount_bits=64", 4 * KIB, 2, True),
+        ("compat=1.1,refcount_bits=1", 4 * KIB, 1, False),
+        ("compat=1.1,refcount_bits=4", 64 * KIB, 2, True),
+        ("compat=1.1,compression_type=zstd", 64 * KIB, 2, False),
+        ("compat=1.1,lazy_refcounts=on", 16 * KIB, 1, False),
+        ("compat=1.1", 1024 * KIB, 2, False),
+        ("compat=1.1,preallocation=metadata", 64 * KIB, 1, False),
+    ]
+    for number, case in enumerate(cases):
+        one(number, *case)
+
+
+main()
