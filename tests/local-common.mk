@@ -31,3 +31,6 @@ unit_test_blk_debug_SOURCES = unit/test-blk-debug.c unit/unit.h
 UNIT_TESTS += unit/test-blk-file
 unit_test_blk_file_SOURCES = unit/test-blk-file.c unit/disk-model.h \
 	unit/unit.h
+check_PROGRAMS += hold-file
+hold_file_SOURCES = hold-file.c
+SCRIPT_TESTS += interop-qemu-locks.sh
