@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Beginning and ending a backup's session: what is to be pulled from where,
+ * and on which chain it is to be stored.  Main thread.
+ *
+ * I9: for an incremental the base point is looked for in the chain; where it
+ * is not, the session is given up and begun anew with mode full for that disk.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "backup.h"
+#include "log.h"
+#include "progress.h"
+#include "range.h"
+#include "source.h"
+
+#define MAX_ATTEMPTS 3
+
+void
+backup_free_disks (struct backup_run *run)
+{
+  size_t i;
+
+  for (i = 0; i < run->nr_disks; i++) {
+    struct backup_disk *d = &run->disks[i];
+
+    free (d->name);
+    free (d->uri);
+    free (d->context);
+    free (d->bitmap);
+    manifest_free (d->manifest);
+    chain_close (d->chain);
+  }
+  free (run->disks);
+  run->disks = NULL;
+  run->nr_disks = 0;
+}
+
+void
+backup_check_chain (const struct chain *chain, uint64_t size,
+                    char reason[256])
+{
+  const struct backup *head = chain_head (chain);
+  struct error e = ERROR_INIT;
+
+  reason[0] = '\0';
+  if (!head)
+    snprintf (reason, 256, "the repository has no backup of disk '%s' yet",
+              chain->disk);
+  else if (chain_check_usable (chain, head, &e) < 0)
+    snprintf (reason, 256, "the chain is damaged: %.230s", e.msg);
+  else if (size && head->manifest->virtual_size != size)
+    snprintf (reason, 256, "the size of the disk changed from %ju to %ju "
+              "bytes", (uintmax_t) head->manifest->virtual_size,
+              (uintmax_t) size);
+}
+
+/* The "disks" argument.  previous: the disks of an attempt before, whose
+ * reasons make them full; NULL: what the user asked for, or all.
+ */
+static json_t *
+disks_argument (const struct backup_run *run,
+                const struct backup_disk *previous, size_t nr_previous)
+{
+  json_t *a = json_array ();
+  const char *name;
+  size_t i;
+
+  for (i = 0; i < nr_previous; i++)
+    json_array_append_new (a, json_pack ("{s:s, s:s}",
+      "disk", previous[i].name,
+      "mode", run->is_full || previous[i].reason[0] ? "full" : "auto"));
+  for (i = 0; !previous
+         && (name = options_get_nth (run->options, "disk", i)) != NULL; i++)
+    json_array_append_new (a, json_pack ("{s:s}", "disk", name));
+  return a;
+}
+
+static int
+call_begin (struct backup_run *run, const struct backup_disk *previous,
+            size_t nr_previous, json_t **ret, struct error *err)
+{
+  char id[POINT_ID_STRING_SIZE], bitmap[64];
+  const char *name = options_get (run->options, "bitmap");
+  json_t *disks = disks_argument (run, previous, nr_previous);
+  struct control_call call = {
+    .command = "backup-begin",
+    /* The answer tells which session is to be ended. */
+    .is_final = true,
+  };
+
+  point_id_format (&run->repo->id, id);
+  snprintf (bitmap, sizeof bitmap, "tidemark-%s", id);
+  call.args = json_pack ("{s:s, s:s, s:s, s:I, s:i}",
+                         "bitmap", name ? name : bitmap,
+                         "mode", run->is_full ? "full" : "auto",
+                         "view", "dirty",
+                         "cluster-size", (json_int_t) run->cluster_size,
+                         "lease", (int) run->lease);
+  if (call.args && json_array_size (disks) > 0)
+    json_object_set (call.args, "disks", disks);
+  json_decref (disks);
+  return control_call (run->control, &call, ret, err);
+}
+
+static char *
+dup_string (const json_t *o, const char *key)
+{
+  const char *s = json_string_value (json_object_get (o, key));
+
+  return s ? strdup (s) : NULL;
+}
+
+/* The dirty context: the one besides base:allocation. */
+static char *
+find_context (const json_t *contexts)
+{
+  size_t i;
+  const char *s;
+
+  for (i = 0; i < json_array_size (contexts); i++) {
+    s = json_string_value (json_array_get (contexts, i));
+    if (s && strcmp (s, "base:allocation") != 0)
+      return strdup (s);
+  }
+  return NULL;
+}
+
+static int
+parse_disk (const json_t *o, struct backup_disk *d, struct error *err)
+{
+  const char *mode = json_string_value (json_object_get (o, "mode"));
+  const char *base = json_string_value (json_object_get (o, "base"));
+  const char *why = json_string_value (json_object_get (o, "why"));
+  json_int_t size = json_integer_value (json_object_get (o, "size"));
+  json_int_t dirty = json_integer_value (json_object_get (o, "dirty-bytes"));
+
+  d->name = dup_string (o, "disk");
+  d->uri = dup_string (o, "uri");
+  d->bitmap = dup_string (o, "bitmap");
+  d->is_incremental = mode && strcmp (mode, "incremental") == 0;
+  if (d->is_incremental)
+    d->context = find_context (json_object_get (o, "contexts"));
+  snprintf (d->why, sizeof d->why, "%s", why ? why : "");
+  if (!d->name || !d->uri || !mode || size <= 0 || dirty < 0
+      || (uint64_t) size > RANGE_MAX_SIZE
+      || (d->is_incremental
+          && (!d->context || !base || point_id_parse (base, &d->base) < 0)))
+    return error_set (err, EPROTO, "backup-begin: malformed answer for disk "
+                      "'%s'", d->name ? d->name : "?");
+  d->size = (uint64_t) size;
+  d->dirty_bytes = (uint64_t) dirty;
+  return 0;
+}
+
+static int
+parse_answer (struct backup_run *run, const json_t *o, struct error *err)
+{
+  const char *id = json_string_value (json_object_get (o, "id"));
+  const json_t *disks = json_object_get (o, "disks");
+  size_t nr = json_array_size (disks), i;
+  int r = 0;
+
+  if (!id || point_id_parse (id, &run->point) < 0 || nr == 0)
+    return error_set (err, EPROTO, "backup-begin: malformed answer");
+  point_id_format (&run->point, run->session);
+  run->time = json_integer_value (json_object_get (o, "time"));
+  run->disks = calloc (nr, sizeof *run->disks);
+  if (!run->disks)
+    return error_set_errno (err, ENOMEM, "disks");
+  run->nr_disks = nr;
+  for (i = 0; i < nr && r == 0; i++)
+    r = parse_disk (json_array_get (disks, i), &run->disks[i], err);
+  for (i = 0; i < nr && r == 0; i++)
+    r = chain_open (run->repo->path, run->repo->dirfd, run->disks[i].name,
+                    true, &run->disks[i].chain, err);
+  return r;
+}
+
+int
+backup_end_session (struct backup_run *run, bool is_success,
+                    struct error *err)
+{
+  struct control_call call = { .command = "backup-end", .is_final = true };
+  int r;
+
+  if (!run->control || !run->session[0])
+    return 0;
+  control_keepalive_stop (run->control);
+  call.args = json_pack ("{s:s, s:b}", "id", run->session, "success",
+                         is_success);
+  r = control_call (run->control, &call, NULL, err);
+  run->session[0] = '\0';
+  return r;
+}
+
+/* True if a disk's incremental fits no chain; its reason says why. */
+static bool
+check_disk (struct backup_disk *d)
+{
+  struct error e = ERROR_INIT;
+
+  if (!d->is_incremental)
+    return false;
+  backup_check_chain (d->chain, d->size, d->reason);
+  if (!d->reason[0] && chain_check_base (d->chain, &d->base, &e) < 0)
+    snprintf (d->reason, sizeof d->reason, "%s", e.msg);
+  return d->reason[0] != '\0';
+}
+
+/* One attempt.  1: begun, but some disks need to be full. */
+static int
+attempt (struct backup_run *run, const struct backup_disk *previous,
+         size_t nr_previous, struct error *err)
+{
+  json_t *answer = NULL;
+  bool is_wrong = false;
+  size_t i, j;
+  int r = call_begin (run, previous, nr_previous, &answer, err);
+
+  if (r < 0)
+    return r;
+  r = parse_answer (run, answer, err);
+  json_decref (answer);
+  if (r < 0)
+    return r;
+  for (i = 0; i < run->nr_disks; i++) {
+    struct backup_disk *d = &run->disks[i];
+
+    for (j = 0; j < nr_previous; j++)
+      if (strcmp (previous[j].name, d->name) == 0 && previous[j].reason[0])
+        snprintf (d->why, sizeof d->why, "%s", previous[j].reason);
+    is_wrong |= check_disk (d);
+  }
+  return is_wrong;
+}
+
+static int
+begin_attempts (struct backup_run *run, struct error *err)
+{
+  struct backup_run old = { 0 };
+  int r = 1, i;
+
+  for (i = 0; i < MAX_ATTEMPTS && r > 0; i++) {
+    if (i > 0) {
+      r = backup_end_session (run, false, err);
+      if (r < 0)
+        break;
+      backup_free_disks (&old);
+      old.disks = run->disks;
+      old.nr_disks = run->nr_disks;
+      run->disks = NULL;
+      run->nr_disks = 0;
+    }
+    r = attempt (run, old.disks, old.nr_disks, err);
+  }
+  backup_free_disks (&old);
+  if (r > 0)
+    r = error_set (err, ESTALE, "%s: the server keeps offering incremental "
+                   "backups that do not fit the repository", run->source);
+  return r;
+}
+
+int
+backup_begin_session (struct backup_run *run, struct error *err)
+{
+  int r = control_connect (run->source, &run->control, err);
+
+  if (r == 0)
+    r = begin_attempts (run, err);
+  /* A third of the lease: two lost renewals do no harm. */
+  if (r == 0)
+    r = control_keepalive_start (run->control, run->session, run->lease / 3,
+                                 err);
+  return r;
+}
+
+/* How the chain and the options decide between full and incremental. */
+static int
+decide_nbd (struct backup_run *run, struct backup_disk *d, struct error *err)
+{
+  const char *bitmap = options_get (run->options, "bitmap");
+
+  backup_check_chain (d->chain, 0, d->reason);
+  if (run->is_full)
+    snprintf (d->why, sizeof d->why, "asked for");
+  else if (d->reason[0])
+    snprintf (d->why, sizeof d->why, "%s", d->reason);
+  else if (!bitmap)
+    return error_set (err, EINVAL, "the chain of disk '%s' is not empty: name "
+                      "the server's bitmap for an incremental (--bitmap NAME),"
+                      " or ask for --full", d->name);
+  else {
+    d->is_incremental = true;
+    snprintf (d->why, sizeof d->why, "bitmap '%s' is managed by the server's "
+              "user, who vouches for it", bitmap);
+  }
+  if (bitmap) {
+    d->bitmap = strdup (bitmap);
+    d->context = d->is_incremental ? source_context (bitmap) : NULL;
+    if (!d->bitmap || (d->is_incremental && !d->context))
+      return error_set_errno (err, ENOMEM, "%s", d->name);
+  }
+  return 0;
+}
+
+int
+backup_begin_nbd (struct backup_run *run, struct error *err)
+{
+  const char *name = options_get (run->options, "disk");
+  struct backup_disk *d;
+  int r = point_id_random (&run->point);
+
+  if (r < 0)
+    return error_set_errno (err, -r, "random numbers");
+  run->time = (int64_t) time (NULL);
+  run->disks = d = calloc (1, sizeof *run->disks);
+  if (!d)
+    return error_set_errno (err, ENOMEM, "%s", name);
+  run->nr_disks = 1;
+  d->name = strdup (name);
+  d->uri = strdup (run->source);
+  if (!d->name || !d->uri)
+    return error_set_errno (err, ENOMEM, "%s", name);
+  r = chain_open (run->repo->path, run->repo->dirfd, name, true, &d->chain,
+                  err);
+  return r < 0 ? r : decide_nbd (run, d, err);
+}

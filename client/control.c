@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A client of the control protocol.  Calls come from the main thread and from
+ * the keepalive thread; one call at a time has the connection.  Waiting for
+ * an answer ends when the process is interrupted, when the server goes away
+ * and when it stays silent for too long.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "blk-open.h"
+#include "control.h"
+#include "interrupt.h"
+#include "lock.h"
+#include "log.h"
+#include "sockaddr.h"
+
+#define ANSWER_TIMEOUT_MS 120000
+#define MAX_ANSWER (64 * 1024 * 1024)
+
+struct control {
+  /* Fixed after connect. */
+  char *name;                   /* for messages */
+  int fd;
+
+  /* Who sets is_busy has the connection: fd's stream, buf, next_id. */
+  char *buf;
+  size_t len, cap;
+  unsigned next_id;
+
+  struct lock lock;
+  pthread_cond_t cond;          /* is_busy or is_stopping changed */
+  /* Protected by lock. */
+  bool is_busy;
+  bool is_broken;               /* the stream is out of step */
+  bool is_stopping;             /* the keepalive thread */
+  bool has_keepalive;
+
+  pthread_t keepalive;
+  unsigned interval;            /* fixed while the thread runs */
+  char id[64];                  /* likewise */
+};
+
+static int
+parse_tidemark_uri (const char *source, const char **ret_path,
+                    struct error *err)
+{
+  static const char unix_prefix[] = "tidemark+unix://";
+  size_t len = sizeof unix_prefix - 1;
+
+  if (strncmp (source, "tidemark://", 11) == 0
+      || strncmp (source, "tidemarks://", 12) == 0)
+    return error_set (err, ENOTSUP, "%s: this version cannot reach a control "
+                      "address over TCP, which needs TLS; allowed are "
+                      "tidemark+unix:///PATH and unix:/PATH", source);
+  if (strncmp (source, unix_prefix, len) != 0)
+    return -ENOENT;
+  if (source[len] != '/')
+    return error_set (err, EINVAL, "%s: write tidemark+unix:///PATH with the "
+                      "absolute path of a socket", source);
+  *ret_path = source + len;
+  return 0;
+}
+
+/* *ret_path: of the socket; -EINVAL if source is not a control address. */
+static int
+control_path (const char *source, const char **ret_path, struct error *err)
+{
+  struct stat st;
+  int r = parse_tidemark_uri (source, ret_path, err);
+
+  if (r != -ENOENT)
+    return r;
+  if (strncmp (source, "unix:", 5) == 0 && source[5] != '\0') {
+    *ret_path = source + 5;
+    return 0;
+  }
+  if (strstr (source, "://") || stat (source, &st) < 0)
+    return error_set (err, EINVAL, "%s: not a source; allowed are a control "
+                      "socket (tidemark+unix:///PATH, unix:/PATH, or the path "
+                      "of a socket) and an NBD URI (nbd://, nbds://, "
+                      "nbd+unix://, nbds+unix://)", source);
+  if (!S_ISSOCK (st.st_mode))
+    return error_set (err, ENOTSOCK, "%s: not a socket", source);
+  *ret_path = source;
+  return 0;
+}
+
+int
+control_source_kind (const char *source, enum source_kind *ret,
+                     struct error *err)
+{
+  const char *path;
+  int r;
+
+  if (blk_is_nbd_uri (source)) {
+    *ret = SOURCE_NBD;
+    return 0;
+  }
+  r = control_path (source, &path, err);
+  if (r == 0)
+    *ret = SOURCE_CONTROL;
+  return r;
+}
+
+static int
+broken (struct control *c, int errnum, struct error *err, const char *what)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+  c->is_broken = true;
+  return error_set (err, errnum, "%s: %s", c->name, what);
+}
+
+/* Wait until the socket can be read (or written). */
+static int
+wait_socket (struct control *c, short events, bool is_final,
+             struct error *err)
+{
+  struct pollfd fds[2] = {
+    { .fd = c->fd, .events = events },
+    { .fd = is_final ? -1 : interrupt_fd (), .events = POLLIN },
+  };
+  int n;
+
+  do
+    n = poll (fds, 2, ANSWER_TIMEOUT_MS);
+  while (n < 0 && errno == EINTR);
+  if (n < 0)
+    return broken (c, errno, err, "poll failed");
+  if (n == 0)
+    return broken (c, ETIMEDOUT, err, "the server does not answer");
+  if (fds[1].revents) {
+    /* An answer may still come: nothing else can be asked before it. */
+    broken (c, ECANCELED, err, "interrupted");
+    return interrupt_error (err);
+  }
+  return 0;
+}
+
+static int
+send_text (struct control *c, const char *text, bool is_final,
+           struct error *err)
+{
+  size_t len = strlen (text), done = 0;
+  ssize_t n;
+  int r;
+
+  while (done < len) {
+    n = send (c->fd, text + done, len - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n >= 0)
+      done += (size_t) n;
+    else if (errno == EAGAIN) {
+      r = wait_socket (c, POLLOUT, is_final, err);
+      if (r < 0)
+        return r;
+    }
+    else if (errno != EINTR)
+      return broken (c, errno, err, "the server has closed the connection");
+  }
+  return 0;
+}
+
+static int
+receive_more (struct control *c, bool is_final, struct error *err)
+{
+  ssize_t n;
+  int r;
+  char *p;
+
+  if (c->cap - c->len < 65536) {
+    if (c->cap >= MAX_ANSWER)
+      return broken (c, EMSGSIZE, err, "the server's answer is too long");
+    p = realloc (c->buf, c->cap ? c->cap * 2 : 131072);
+    if (!p)
+      return broken (c, ENOMEM, err, "out of memory");
+    c->buf = p;
+    c->cap = c->cap ? c->cap * 2 : 131072;
+  }
+  for (;;) {
+    r = wait_socket (c, POLLIN, is_final, err);
+    if (r < 0)
+      return r;
+    n = recv (c->fd, c->buf + c->len, c->cap - c->len, MSG_DONTWAIT);
+    if (n == 0)
+      return broken (c, ECONNRESET, err,
+                     "the server has closed the connection");
+    if (n > 0) {
+      c->len += (size_t) n;
+      return 0;
+    }
+    if (errno != EAGAIN && errno != EINTR)
+      return broken (c, errno, err, "the connection to the server failed");
+  }
+}
+
+/* The next message of the server, a new reference in *ret.  Messages end with
+ * a line break, and there is none inside.
+ */
+static int
+receive_message (struct control *c, bool is_final, json_t **ret,
+                 struct error *err)
+{
+  json_error_t jerr;
+  size_t searched = 0, len;
+  char *end;
+  int r;
+
+  for (;;) {
+    end = c->len > searched
+      ? memchr (c->buf + searched, '\n', c->len - searched) : NULL;
+    if (end)
+      break;
+    searched = c->len;
+    r = receive_more (c, is_final, err);
+    if (r < 0)
+      return r;
+  }
+  len = (size_t) (end - c->buf) + 1;
+  *ret = json_loadb (c->buf, len, 0, &jerr);
+  memmove (c->buf, c->buf + len, c->len - len);
+  c->len -= len;
+  if (!json_is_object (*ret)) {
+    json_decref (*ret);
+    return broken (c, EPROTO, err, "what answers is no Tidemark server");
+  }
+  return 0;
+}
+
+/* Read on until the answer to request id; events are for others. */
+static int
+receive_answer (struct control *c, unsigned id, bool is_final, json_t **ret,
+                struct error *err)
+{
+  json_t *msg, *v;
+  int r;
+
+  for (;;) {
+    r = receive_message (c, is_final, &msg, err);
+    if (r < 0)
+      return r;
+    v = json_object_get (msg, "id");
+    if (json_is_integer (v) && json_integer_value (v) == (json_int_t) id) {
+      *ret = msg;
+      return 0;
+    }
+    if (!json_object_get (msg, "event"))
+      log_debug ("%s: a message that answers nothing", c->name);
+    json_decref (msg);
+  }
+}
+
+static int
+take_answer (struct control *c, struct control_call *call, json_t *msg,
+             json_t **ret, struct error *err)
+{
+  json_t *e = json_object_get (msg, "error");
+  json_t *v = json_object_get (msg, "return");
+  const char *class = json_string_value (json_object_get (e, "class"));
+  const char *desc = json_string_value (json_object_get (e, "desc"));
+
+  if (e) {
+    snprintf (call->error_class, sizeof call->error_class, "%s",
+              class ? class : "GenericError");
+    return error_set (err, EREMOTEIO, "%s: %s", call->command,
+                      desc ? desc : "refused");
+  }
+  if (!v)
+    return error_set (err, EPROTO, "%s: %s: malformed answer", c->name,
+                      call->command);
+  if (ret)
+    *ret = json_incref (v);
+  return 0;
+}
+
+static int
+call_connected (struct control *c, struct control_call *call, json_t **ret,
+                struct error *err)
+{
+  unsigned id = ++c->next_id;
+  json_t *request, *msg = NULL;
+  char *text;
+  int r;
+
+  request = json_pack ("{s:s, s:I}", "execute", call->command,
+                       "id", (json_int_t) id);
+  if (request && call->args)
+    json_object_set (request, "arguments", call->args);
+  text = request ? json_dumps (request, JSON_COMPACT) : NULL;
+  json_decref (request);
+  if (!text)
+    return error_set_errno (err, ENOMEM, "%s", call->command);
+  r = send_text (c, text, call->is_final, err);
+  if (r == 0)
+    r = send_text (c, "\n", call->is_final, err);
+  free (text);
+  if (r == 0)
+    r = receive_answer (c, id, call->is_final, &msg, err);
+  if (r < 0)
+    return r;
+  r = take_answer (c, call, msg, ret, err);
+  json_decref (msg);
+  return r;
+}
+
+int
+control_call (struct control *c, struct control_call *call, json_t **ret,
+              struct error *err)
+{
+  bool is_broken;
+  int r;
+
+  call->error_class[0] = '\0';
+  {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+    while (c->is_busy)
+      lock_wait (&c->lock, &c->cond);
+    is_broken = c->is_broken;
+    c->is_busy = !is_broken;
+  }
+  if (is_broken)
+    r = error_set (err, ENOTCONN, "%s: %s: the connection to the server is "
+                   "lost", c->name, call->command);
+  else {
+    r = call_connected (c, call, ret, err);
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+    c->is_busy = false;
+    pthread_cond_broadcast (&c->cond);
+  }
+  json_decref (call->args);
+  call->args = NULL;
+  return r;
+}
+
+static int
+negotiate (struct control *c, struct error *err)
+{
+  struct control_call call = { .command = "qmp_capabilities" };
+  json_t *greeting;
+  int r = receive_message (c, false, &greeting, err);
+
+  if (r < 0)
+    return r;
+  if (!json_is_object (json_object_get (greeting, "QMP")))
+    r = error_set (err, EPROTO, "%s: what answers is no Tidemark server",
+                   c->name);
+  json_decref (greeting);
+  return r < 0 ? r : control_call (c, &call, NULL, err);
+}
+
+int
+control_connect (const char *source, struct control **ret, struct error *err)
+{
+  struct sock_address address = { .is_unix = true };
+  struct control *c;
+  const char *path;
+  int r = control_path (source, &path, err);
+
+  if (r < 0)
+    return r;
+  if (strlen (path) >= sizeof address.path)
+    return error_set (err, ENAMETOOLONG, "%s: the path of a socket can have "
+                      "%zu characters at most", path,
+                      sizeof address.path - 1);
+  strcpy (address.path, path);
+  c = calloc (1, sizeof *c);
+  if (!c)
+    return error_set_errno (err, ENOMEM, "%s", source);
+  lock_init (&c->lock, LOCK_RANK_CONTROL);
+  cond_init (&c->cond);
+  c->name = strdup (source);
+  c->fd = sock_address_connect (&address, err);
+  r = c->fd;
+  if (r >= 0)
+    r = c->name ? negotiate (c, err)
+      : error_set_errno (err, ENOMEM, "%s", source);
+  if (r < 0)
+    control_close (c);
+  else
+    *ret = c;
+  return r < 0 ? r : 0;
+}
+
+void
+control_close (struct control *c)
+{
+  if (!c)
+    return;
+  control_keepalive_stop (c);
+  if (c->fd >= 0)
+    close (c->fd);
+  free (c->buf);
+  free (c->name);
+  pthread_cond_destroy (&c->cond);
+  lock_destroy (&c->lock);
+  free (c);
+}
+
+/* True if it is time to renew, false if the thread is to end. */
+static bool
+keepalive_wait (struct control *c)
+{
+  struct timespec deadline;
+
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += c->interval;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+  while (!c->is_stopping)
+    if (!lock_wait_until (&c->lock, &c->cond, &deadline))
+      return !c->is_stopping;
+  return false;
+}
+
+static void *
+keepalive_thread (void *opaque)
+{
+  struct control *c = opaque;
+  struct error err;
+
+  while (keepalive_wait (c)) {
+    struct control_call call = {
+      .command = "backup-attach",
+      .args = json_pack ("{s:s}", "id", c->id),
+      /* An interrupt is answered with backup-end on this connection. */
+      .is_final = true,
+    };
+
+    if (control_call (c, &call, NULL, &err) < 0) {
+      log_warning ("cannot renew the session's lease: %s", err.msg);
+      break;
+    }
+  }
+  return NULL;
+}
+
+int
+control_keepalive_start (struct control *c, const char *id, unsigned interval,
+                         struct error *err)
+{
+  int e;
+
+  snprintf (c->id, sizeof c->id, "%s", id);
+  c->interval = interval > 0 ? interval : 1;
+  c->is_stopping = false;
+  e = pthread_create (&c->keepalive, NULL, keepalive_thread, c);
+  if (e)
+    return error_set_errno (err, e, "thread");
+  c->has_keepalive = true;
+  return 0;
+}
+
+void
+control_keepalive_stop (struct control *c)
+{
+  if (!c->has_keepalive)
+    return;
+  {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+    c->is_stopping = true;
+    pthread_cond_broadcast (&c->cond);
+  }
+  pthread_join (c->keepalive, NULL);
+  c->has_keepalive = false;
+}

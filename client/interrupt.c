@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* SIGINT, SIGTERM and SIGHUP.  The handler sets a flag and writes one byte to
+ * a pipe, nothing else; whoever works looks at the flag or polls the pipe.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "interrupt.h"
+
+static volatile bool flag;
+static volatile sig_atomic_t which;
+static int fds[2] = { -1, -1 };
+
+static void
+handler (int sig)
+{
+  int saved = errno;
+
+  which = sig;
+  __atomic_store_n (&flag, true, __ATOMIC_RELEASE);
+  if (write (fds[1], "", 1) < 0) {
+    /* The pipe is full: it is readable already. */
+  }
+  errno = saved;
+}
+
+int
+interrupt_init (struct error *err)
+{
+  static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+  struct sigaction sa;
+  size_t i;
+
+  if (pipe2 (fds, O_CLOEXEC | O_NONBLOCK) < 0)
+    return error_set_errno (err, errno, "pipe");
+  memset (&sa, 0, sizeof sa);
+  sigemptyset (&sa.sa_mask);
+  for (i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+    struct sigaction old;
+
+    /* nohup and shells that ignore a signal for us mean it. */
+    if (sigaction (signals[i], NULL, &old) == 0
+        && old.sa_handler == SIG_IGN)
+      continue;
+    sa.sa_handler = handler;
+    sa.sa_flags = SA_RESETHAND | SA_RESTART;
+    if (sigaction (signals[i], &sa, NULL) < 0)
+      return error_set_errno (err, errno, "sigaction");
+  }
+  sa.sa_handler = SIG_IGN;
+  sa.sa_flags = 0;
+  if (sigaction (SIGPIPE, &sa, NULL) < 0)
+    return error_set_errno (err, errno, "sigaction");
+  return 0;
+}
+
+const volatile bool *
+interrupt_flag (void)
+{
+  return &flag;
+}
+
+bool
+interrupt_is_set (void)
+{
+  return __atomic_load_n (&flag, __ATOMIC_ACQUIRE);
+}
+
+int
+interrupt_fd (void)
+{
+  return fds[0];
+}
+
+int
+interrupt_error (struct error *err)
+{
+  const char *name = sigabbrev_np (which);
+
+  return error_set (err, ECANCELED, "interrupted by SIG%s",
+                    name ? name : "?");
+}

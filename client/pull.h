@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* One disk's pull: from an NBD export into a new qcow2 image with its
+ * checksums.
+ */
+#ifndef TIDEMARK_PULL_H
+#define TIDEMARK_PULL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "blk.h"
+#include "error.h"
+#include "point.h"
+#include "sums.h"
+
+struct pull_options {
+  struct blk *source;           /* blk-nbd; with is_incremental its first
+                                   context is the dirty bitmap */
+  bool is_incremental;          /* only what is dirty */
+  int dirfd;                    /* the disk's folder */
+  const char *folder;           /* its path, for messages */
+  unsigned number;
+  bool is_full;                 /* names the files; no backing file */
+  const char *backing;          /* name of the backing image, or NULL */
+  uint32_t cluster_size;
+  struct point_id point;
+  const volatile bool *cancel;
+};
+
+struct pull_result {
+  uint64_t read_bytes;          /* moved from the server */
+  uint64_t data_bytes, zero_bytes; /* stored */
+  uint64_t image_bytes;         /* length of the image file */
+  uint8_t root[SUMS_HASH_SIZE];
+};
+
+/* Blocks.  On success NUMBER-KIND.qcow2.partial and .sums.partial are complete
+ * and on stable storage; on failure they have been removed.
+ */
+int pull_run (const struct pull_options *options, struct pull_result *ret,
+              struct error *err);
+
+#endif /* TIDEMARK_PULL_H */

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* NBD exports as sources. */
+#ifndef TIDEMARK_SOURCE_H
+#define TIDEMARK_SOURCE_H
+
+#include "blk.h"
+#include "error.h"
+
+/* The metadata context of a bitmap: "qemu:dirty-bitmap:NAME", or bitmap itself
+ * if it is the full name of a context.  The caller frees it; NULL if out of
+ * memory.
+ */
+char *source_context (const char *bitmap);
+
+/* Open for reading with base:allocation and, unless NULL, a dirty context.  If
+ * the export does not have that one, the message lists those that it has.
+ */
+int source_open (const char *uri, const char *context,
+                 unsigned nr_connections, struct blk **ret,
+                 struct error *err);
+
+#endif /* TIDEMARK_SOURCE_H */
