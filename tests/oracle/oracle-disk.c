@@ -24,11 +24,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "blk-file.h"
 #include "blk-mem.h"
 #include "cleanup.h"
 #include "copy.h"
 #include "disk.h"
 #include "history.h"
+#include "jitter.h"
 #include "log.h"
 #include "range.h"
 #include "session.h"
@@ -39,7 +41,7 @@
 #define NR_CELLS UINT64_C (8195)
 #define DISK_SIZE (NR_CELLS * CELL)
 #define NR_REPOS 2
-#define NR_WRITERS 3
+#define NR_WRITERS 5
 #define CHUNK UINT64_C (65536)
 #define DEFAULT_POINTS 300
 #define TINY_SCRATCH (UINT64_C (128) * 1024)
@@ -490,7 +492,7 @@ open_disks (void)
   struct disk_options options = { .name = "a" };
   struct error err = ERROR_INIT;
   char path[1000];
-  struct blk *mem;
+  struct blk *node;
   int fd;
 
   snprintf (path, sizeof path, "%s/oracle-XXXXXX", dir ? dir : "/tmp");
@@ -498,15 +500,14 @@ open_disks (void)
   if (fd == -1 || ftruncate (fd, (off_t) DISK_SIZE) < 0)
     die ("%s: %m", path);
   close (fd);
-  options.file = path;
   options.scratch_dir = dir ? dir : "/tmp";
-  if (disk_open (&options, &disks[0], &err) < 0)
-    die ("%s: %s", path, err.msg);
+  if (blk_file_open (path, 0, &node, &err) < 0
+      || disk_new (jitter_new (node), &options, &disks[0], &err) < 0)
+    die ("disk a: %s", err.msg);
   unlink (path);
   options.name = "b";
-  options.file = NULL;
-  if (blk_mem_new (DISK_SIZE, &mem) < 0
-      || disk_new (mem, &options, &disks[1], &err) < 0)
+  if (blk_mem_new (DISK_SIZE, &node) < 0
+      || disk_new (jitter_new (node), &options, &disks[1], &err) < 0)
     die ("disk b: %s", err.msg);
 }
 

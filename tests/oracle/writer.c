@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The guest's threads.  Each works in a window of the disk for a while, then
  * in another, so that at any time some granules have just been written and
- * others long ago; part of the windows is the same for all threads, so that
+ * others long ago.  One small window is the same for all threads, so that
  * neighbouring sectors are written at the same time.
  */
 #include "config.h"
@@ -18,6 +18,7 @@
 
 #define MAX_CELLS 512           /* of one operation */
 #define WINDOW_CELLS 2048
+#define HOT_CELLS 64            /* of the window in which many meet */
 #define WINDOW_OPS 100          /* operations before the next window */
 
 struct writer {
@@ -25,7 +26,7 @@ struct writer {
   uint64_t random;
   pthread_t thread;
   unsigned disk;
-  uint64_t window;
+  uint64_t window, window_len;
   char *buf;
 };
 
@@ -39,12 +40,15 @@ static void
 choose_cells (struct writer *w, uint64_t *cell, uint64_t *nr)
 {
   const struct writers_options *o = &w->writers->options;
-  const uint64_t window = MIN (WINDOW_CELLS, o->nr_cells);
 
-  if (next_random (&w->random) % WINDOW_OPS == 0) {
+  if (w->window_len == 0 || next_random (&w->random) % WINDOW_OPS == 0) {
     w->disk = next_random (&w->random) % o->nr_disks;
-    w->window = next_random (&w->random) % 2 == 0 ? 0
-      : next_random (&w->random) % (o->nr_cells - window + 1);
+    w->window_len = MIN (WINDOW_CELLS, o->nr_cells);
+    w->window = next_random (&w->random) % (o->nr_cells - w->window_len + 1);
+    if (next_random (&w->random) % 3 == 0) {
+      w->window_len = MIN (HOT_CELLS, o->nr_cells);
+      w->window = 0;
+    }
   }
   switch (next_random (&w->random) % 8) {
   case 0:
@@ -59,8 +63,8 @@ choose_cells (struct writer *w, uint64_t *cell, uint64_t *nr)
   default:
     *nr = 1;
   }
-  *nr = MIN (*nr, window);
-  *cell = w->window + next_random (&w->random) % (window - *nr + 1);
+  *nr = MIN (*nr, w->window_len);
+  *cell = w->window + next_random (&w->random) % (w->window_len - *nr + 1);
   if (next_random (&w->random) % 2)
     *cell = round_down (*cell, 8);
 }
