@@ -34,3 +34,6 @@ unit_test_blk_file_SOURCES = unit/test-blk-file.c unit/disk-model.h \
 check_PROGRAMS += hold-file
 hold_file_SOURCES = hold-file.c
 SCRIPT_TESTS += interop-qemu-locks.sh
+UNIT_TESTS += unit/test-blk-file-faults
+unit_test_blk_file_faults_SOURCES = unit/test-blk-file-faults.c \
+	unit/disk-model.h unit/unit.h
