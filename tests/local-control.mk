@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 UNIT_TESTS += unit/test-qmp-parser
 unit_test_qmp_parser_SOURCES = unit/test-qmp-parser.c
+UNIT_TESTS += unit/test-qmp-server
+unit_test_qmp_server_SOURCES = unit/test-qmp-server.c
+UNIT_TESTS += unit/test-listeners
+unit_test_listeners_SOURCES = unit/test-listeners.c
 EXTRA_DIST += control-test.sh qmp_client.py tidemarkd_util.py
 SCRIPT_TESTS += \
 	test-control-backup.sh \

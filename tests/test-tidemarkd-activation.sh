@@ -34,8 +34,8 @@ def listening(name, kind=socket.SOCK_STREAM):
 
 
 def tcp():
-    s = socket.socket(socket.AF_INET6)
-    s.bind(("::1", 0))
+    s = socket.socket()
+    s.bind(("127.0.0.1", 0))
     s.listen()
     return s
 
@@ -61,7 +61,7 @@ def serves(names, order):
             s = q.execute("backup-begin", {"mode": "copy"})
             uri = s["disks"][0]["uri"]
             port = sockets["backup"].getsockname()[1]
-            check_equal(uri, "nbd://[::1]:%d/%s/vda" % (port, s["id"]), "URI")
+            check_equal(uri, "nbd://127.0.0.1:%d/%s/vda" % (port, s["id"]), "URI")
             for u in uri, "nbd+unix:///vda?socket=%s/live.sock" % tmp:
                 subprocess.run(["nbdinfo", u], check=True,
                                stdout=subprocess.DEVNULL)
