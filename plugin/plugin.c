@@ -139,10 +139,10 @@ add_address (enum service_listener kind, const char *value, struct error *err)
 static int
 set_scratch_dir (const char *value, struct error *err)
 {
-  CLEANUP_FREE char *path = nbdkit_absolute_path (value);
+  CLEANUP_FREE char *path = realpath (value, NULL);
 
   if (!path)
-    return error_set_errno (err, ENOMEM, "scratch-dir");
+    return error_set_errno (err, errno, "scratch-dir: %s", value);
   return service_set_scratch_dir (service, path, err);
 }
 

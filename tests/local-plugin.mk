@@ -2,3 +2,13 @@
 UNIT_TESTS += unit/test-blk-nbd
 unit_test_blk_nbd_SOURCES = unit/test-blk-nbd.c unit/fake-nbd.c \
 	unit/fake-nbd.h
+SCRIPT_TESTS += \
+	test-plugin-dirty-export.sh \
+	test-plugin-filters.sh \
+	test-plugin-info.sh \
+	test-plugin-install.sh \
+	test-plugin-lifecycle.sh \
+	test-plugin-options.sh \
+	test-plugin-readonly.sh \
+	test-plugin-serve.sh \
+	test-plugin-session.sh
