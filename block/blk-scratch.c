@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "blk-scratch.h"
@@ -105,15 +106,21 @@ make_file (struct blk_scratch *s, size_t i)
   return fd;
 }
 
-/* Read within one file. */
+/* Read within one file.  rwf: RWF_NOWAIT or 0. */
 static int
-read_file (int fd, char *p, uint64_t len, uint64_t off)
+read_file (int fd, char *p, uint64_t len, uint64_t off, int rwf)
 {
   while (len > 0) {
-    ssize_t r = pread (fd, p, MIN (len, MAX_RW), (off_t) off);
+    struct iovec iov = { .iov_base = p, .iov_len = MIN (len, MAX_RW) };
+    ssize_t r = preadv2 (fd, &iov, 1, (off_t) off, rwf);
 
     if (r < 0 && errno == EINTR)
       continue;
+    if (r < 0 && errno == EOPNOTSUPP && rwf) {
+      /* tmpfs: there is nothing to wait for. */
+      rwf = 0;
+      continue;
+    }
     if (r < 0)
       return -errno;
     if (r == 0) {
@@ -160,7 +167,8 @@ scratch_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
     if (fd < 0)
       memset (p, 0, n);
     else
-      r = read_file (fd, p, n, off % FILE_BYTES);
+      r = read_file (fd, p, n, off % FILE_BYTES,
+                     flags & BLK_NOWAIT ? RWF_NOWAIT : 0);
   }
   return r;
 }
@@ -233,7 +241,7 @@ static int
 init_scratch (struct blk_scratch *s, const char *dir, uint64_t size)
 {
   int r = blk_init (&s->blk, &scratch_driver, "scratch", dir, size,
-                    BLK_CAN_TRIM);
+                    BLK_CAN_TRIM | BLK_CAN_NOWAIT);
 
   if (r < 0)
     return r;

@@ -274,6 +274,7 @@ main (void)
     cmocka_unit_test (test_broken_is_told_once),
   };
 
+  limit_test_time ();
   log_set_handler (ignore_log);
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -434,6 +434,7 @@ main (void)
     TEST (test_bit_is_set_before_the_write),
   };
 
+  limit_test_time ();
   log_set_handler (ignore_log);
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

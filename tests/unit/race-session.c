@@ -393,6 +393,7 @@ main (void)
     cmocka_unit_test (test_point_over_two_disks),
   };
 
+  limit_test_time ();
   log_set_handler (ignore_log);
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 /* Views of a disk: what they hold, what they show, what they cost. */
 #include "config.h"
 
+#include "blk-scratch.h"
 #include "disk-util.h"
 
 static struct cbw_view *
@@ -414,6 +415,41 @@ test_large_disk (void **state)
   disk_close (disk);
 }
 
+/* The scratch node itself, over the seam between two of its files. */
+static void
+test_scratch_files (void **state)
+{
+  const uint64_t seam = UINT64_C (1) << 40, size = 4 * seam;
+  CLEANUP_FREE unsigned char *buf = malloc (4 * BLOCK);
+  struct blk *scratch;
+  struct error err = ERROR_INIT;
+
+  assert_int_equal (blk_scratch_open ("/tmp", size, &scratch, NULL), 0);
+  assert_int_equal (read_same (scratch, seam - BLOCK, 2 * BLOCK), 0);
+  memset (buf, 'x', 2 * BLOCK);
+  assert_int_equal (blk_pwrite (scratch, buf, 2 * BLOCK, seam - BLOCK, 0), 0);
+  assert_int_equal (read_same (scratch, seam - BLOCK, 2 * BLOCK), 'x');
+  assert_int_equal (read_same (scratch, seam + BLOCK, BLOCK), 0);
+  assert_int_equal (read_same (scratch, 0, BLOCK), 0);
+  assert_int_equal (read_same (scratch, seam - 2 * BLOCK, BLOCK), 0);
+  /* Just written: it is there without waiting. */
+  assert_int_equal (blk_pread (scratch, buf, 4 * BLOCK, seam - 2 * BLOCK,
+                               BLK_NOWAIT), 0);
+  assert_int_equal (buf[0], 0);
+  assert_int_equal (buf[BLOCK], 'x');
+  assert_int_equal (blk_trim (scratch, 3 * BLOCK, seam - 3 * BLOCK, 0), 0);
+  assert_int_equal (read_same (scratch, seam - BLOCK, BLOCK), 0);
+  assert_int_equal (read_same (scratch, seam, BLOCK), 'x');
+  assert_int_equal (blk_trim (scratch, size, 0, 0), 0);
+  assert_int_equal (read_same (scratch, seam, BLOCK), 0);
+  blk_close (scratch);
+  assert_int_equal (blk_scratch_open ("/tmp", UINT64_C (1) << 60, &scratch,
+                                      &err), -EFBIG);
+  assert_int_equal (blk_scratch_open ("/dev/null", size, &scratch, &err),
+                    -ENOTDIR);
+  assert_non_null (strstr (err.msg, "/dev/null"));
+}
+
 static void
 test_bad_options (void **state)
 {
@@ -506,10 +542,12 @@ main (void)
     cmocka_unit_test (test_extents),
     cmocka_unit_test (test_extents_outside),
     cmocka_unit_test (test_large_disk),
+    cmocka_unit_test (test_scratch_files),
     cmocka_unit_test (test_bad_options),
     cmocka_unit_test (test_model),
   };
 
+  limit_test_time ();
   log_set_handler (ignore_log);
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

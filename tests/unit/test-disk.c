@@ -276,6 +276,7 @@ main (void)
     cmocka_unit_test (test_bitmap_commands),
   };
 
+  limit_test_time ();
   log_set_handler (ignore_log);
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

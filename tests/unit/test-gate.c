@@ -217,5 +217,6 @@ main (void)
     cmocka_unit_test (test_stress),
   };
 
+  limit_test_time ();
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

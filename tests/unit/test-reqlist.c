@@ -148,5 +148,6 @@ main (void)
     cmocka_unit_test (test_wait),
   };
 
+  limit_test_time ();
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

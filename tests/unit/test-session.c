@@ -581,6 +581,7 @@ main (void)
     TEST (test_shutdown_merges_back),
   };
 
+  limit_test_time ();
   log_set_handler (ignore_log);
   return cmocka_run_group_tests (tests, NULL, NULL);
 }
