@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Pull sessions.
- *
- * I2 (part): frozen bits are dropped only by an end in success, and only if no
- *     view has broken; anything else merges them back.
- * I5 (part): the point is taken with the gates of all disks of the session
- *     closed at once.
+/* Pull sessions: how they come and go.  What they hold is session-point.c's.
  *
  * States of a session, protected by the manager's lock:
  *   BEGINNING -> ACTIVE    [session_begin, the point is taken and exported]
@@ -33,53 +28,11 @@
 
 #include "lock.h"
 #include "range.h"
-#include "session.h"
+#include "session-private.h"
 
 #define NSEC_PER_SEC INT64_C (1000000000)
 /* When there is nothing to watch. */
 #define IDLE_WAIT (3600 * NSEC_PER_SEC)
-
-enum session_state {
-  SESSION_BEGINNING,
-  SESSION_ACTIVE,
-  SESSION_ENDING,
-  SESSION_ENDED,
-};
-
-/* What was done to a bitmap before it was frozen, to be undone unless the
- * session ends in success.
- */
-enum bitmap_change {
-  BITMAP_KEPT,
-  BITMAP_CREATED,
-  BITMAP_ENABLED,
-  BITMAP_REPLACED,              /* it was inconsistent */
-};
-
-struct hold {
-  enum bitmap_change change;
-  char reason[128];             /* REPLACED: why it was inconsistent */
-};
-
-struct session {
-  /* Fixed after begin. */
-  struct session_manager *manager;      /* not used once ENDED */
-  struct point_id id;
-  int64_t time;
-  unsigned lease;
-  size_t nr_disks;
-  struct session_disk *disks;   /* in the order of the request */
-  struct hold *holds;           /* one for each of disks */
-  size_t *order;                /* indexes of disks, by disk number */
-
-  /* Atomic. */
-  _Atomic unsigned refs;
-  _Atomic int64_t touched;      /* CLOCK_MONOTONIC, ns */
-  _Atomic bool is_broken;
-
-  /* Protected by manager->lock. */
-  enum session_state state;
-};
 
 struct session_manager {
   /* Fixed after new. */
@@ -332,265 +285,6 @@ make_views (struct session *s, const struct session_request *request,
   return 0;
 }
 
-static void
-close_gates (struct session *s)
-{
-  for (size_t i = 0; i < s->nr_disks; i++)
-    gate_close (disk_gate (s->disks[s->order[i]].disk));
-}
-
-static void
-open_gates (struct session *s)
-{
-  for (size_t i = s->nr_disks; i-- > 0; )
-    gate_open (disk_gate (s->disks[s->order[i]].disk));
-}
-
-/* Decide the mode of one disk, and why.  info NULL: there is no bitmap. */
-static int
-choose_mode (struct session_disk *sd, const struct dirty_info *info,
-             struct error *err)
-{
-  char id[POINT_ID_STRING_SIZE];
-  const char *name = sd->bitmap_name;
-  enum session_mode asked = sd->mode;
-
-  sd->mode = SESSION_FULL;
-  if (asked == SESSION_FULL)
-    snprintf (sd->why, sizeof sd->why, "asked for");
-  else if (!info)
-    snprintf (sd->why, sizeof sd->why, "no bitmap '%.100s'", name);
-  else if (info->state == DIRTY_INCONSISTENT)
-    snprintf (sd->why, sizeof sd->why, "bitmap '%.30s' is inconsistent: %.90s",
-              name, info->reason);
-  else if (info->state == DIRTY_DISABLED
-           || (info->state == DIRTY_FROZEN && !info->is_recording))
-    snprintf (sd->why, sizeof sd->why, "bitmap '%.100s' is disabled", name);
-  else if (point_id_is_none (&info->base))
-    snprintf (sd->why, sizeof sd->why, "bitmap '%.100s' has no base point yet",
-              name);
-  else {
-    point_id_format (&info->base, id);
-    snprintf (sd->why, sizeof sd->why, "bitmap '%.90s' counts from point %s",
-              name, id);
-    sd->mode = SESSION_INCREMENTAL;
-    sd->base = info->base;
-  }
-  if (asked != SESSION_INCREMENTAL || sd->mode == asked)
-    return 0;
-  if (!info)
-    return error_set (err, ENOENT, "Dirty bitmap '%s' not found", name);
-  if (info->state == DIRTY_INCONSISTENT)
-    return error_set (err, EINVAL, "Bitmap '%s' is inconsistent and cannot be"
-                      " used", name);
-  return error_set (err, EINVAL, "no incremental backup of disk '%.60s' is"
-                    " possible: %s", disk_name (sd->disk), sd->why);
-}
-
-/* Make the bitmap of a full backup one that records.  [gate closed] */
-static int
-prepare_bitmap (struct session_disk *sd, const struct dirty_info *info,
-                struct hold *hold, struct error *err)
-{
-  struct dirty *dirty = disk_dirty (sd->disk);
-  const char *name = sd->bitmap_name;
-  uint64_t granularity = disk_default_granularity (sd->disk);
-  int ret = 0;
-
-  if (info && info->state == DIRTY_DISABLED) {
-    ret = dirty_enable (dirty, name, err);
-    hold->change = BITMAP_ENABLED;
-  }
-  else if (info && info->state == DIRTY_INCONSISTENT) {
-    memcpy (hold->reason, info->reason, sizeof hold->reason);
-    granularity = info->granularity;
-    ret = dirty_remove (dirty, name, err);
-    if (ret == 0)
-      ret = dirty_add (dirty, name, granularity, false, err);
-    hold->change = BITMAP_REPLACED;
-  }
-  else if (!info) {
-    ret = dirty_add (dirty, name, granularity, false, err);
-    hold->change = BITMAP_CREATED;
-  }
-  if (ret < 0)
-    hold->change = BITMAP_KEPT;
-  return ret;
-}
-
-/* Undo prepare_bitmap.  The bitmap is not frozen.  [gate closed] */
-static void
-unprepare_bitmap (struct session_disk *sd, struct hold *hold)
-{
-  struct dirty *dirty = disk_dirty (sd->disk);
-  struct error err = ERROR_INIT;
-  int r = 0;
-
-  switch (hold->change) {
-  case BITMAP_KEPT:
-    break;
-  case BITMAP_CREATED:
-    r = dirty_remove (dirty, sd->bitmap_name, &err);
-    break;
-  case BITMAP_ENABLED:
-    r = dirty_disable (dirty, sd->bitmap_name, &err);
-    break;
-  case BITMAP_REPLACED:
-    dirty_invalidate (dirty, sd->bitmap, hold->reason);
-    break;
-  }
-  /* It is there and not busy, for the gate has been closed all the time. */
-  assert (r == 0);
-  (void) r;
-  hold->change = BITMAP_KEPT;
-}
-
-/* Freeze the bitmap of one disk as its mode asks.  [gate closed] */
-static int
-hold_bitmap (struct session_disk *sd, struct hold *hold, struct error *err)
-{
-  struct dirty *dirty = disk_dirty (sd->disk);
-  struct dirty_bitmap *bm = dirty_find (dirty, sd->bitmap_name);
-  struct dirty_info info = { .name = NULL };
-  int ret = 0;
-
-  if (bm && dirty_get_info (bm, &info) < 0)
-    ret = error_set_errno (err, ENOMEM, "bitmap '%.100s'", sd->bitmap_name);
-  if (ret == 0)
-    ret = choose_mode (sd, bm ? &info : NULL, err);
-  if (ret == 0 && sd->mode == SESSION_FULL)
-    ret = prepare_bitmap (sd, bm ? &info : NULL, hold, err);
-  free (info.name);
-  dirty_unref (bm);
-  if (ret < 0)
-    return ret;
-
-  sd->bitmap = dirty_find (dirty, sd->bitmap_name);
-  assert (sd->bitmap);
-  ret = dirty_freeze (dirty, sd->bitmap, err);
-  if (ret < 0) {
-    unprepare_bitmap (sd, hold);
-    dirty_unref (sd->bitmap);
-    sd->bitmap = NULL;
-    return ret;
-  }
-  sd->granularity = bitmap_granularity (dirty_frozen_bits (sd->bitmap));
-  return 0;
-}
-
-/* Give the bits of one disk back, as if there had been no session.
- * [gate closed]
- */
-static void
-unhold_bitmap (struct session_disk *sd, struct hold *hold)
-{
-  if (!sd->bitmap)
-    return;
-  dirty_merge_back (disk_dirty (sd->disk), sd->bitmap);
-  unprepare_bitmap (sd, hold);
-}
-
-/* All gates are closed: freeze all bitmaps, then start all views. */
-static int
-hold_all (struct session *s, const struct session_request *request,
-          struct error *err)
-{
-  struct session_disk *sd;
-  size_t i;
-
-  for (i = 0; i < s->nr_disks; i++) {
-    sd = &s->disks[i];
-    sd->is_dirty_view = request->disks[i].is_dirty_view;
-    sd->dirty_bytes = sd->size;
-    if (sd->mode == SESSION_COPY)
-      snprintf (sd->why, sizeof sd->why, "asked for");
-    else {
-      int r = hold_bitmap (sd, &s->holds[i], err);
-
-      if (r < 0) {
-        while (i-- > 0)
-          unhold_bitmap (&s->disks[i], &s->holds[i]);
-        return r;
-      }
-    }
-  }
-  for (i = 0; i < s->nr_disks; i++) {
-    const struct bitmap *held = NULL;
-
-    sd = &s->disks[i];
-    if (sd->mode == SESSION_INCREMENTAL) {
-      const struct bitmap *frozen = dirty_frozen_bits (sd->bitmap);
-
-      sd->dirty_bytes = bitmap_dirty_bytes (frozen);
-      if (request->disks[i].is_dirty_view)
-        held = frozen;
-    }
-    cbw_view_start (sd->view, held);
-  }
-  return 0;
-}
-
-/* I5: with all gates closed nothing is half done, on no disk. */
-static int
-take_point (struct session *s, const struct session_request *request,
-            struct error *err)
-{
-  int ret;
-
-  close_gates (s);
-  s->time = (int64_t) time (NULL);
-  ret = hold_all (s, request, err);
-  open_gates (s);
-  return ret;
-}
-
-/* I2: the first broken view, or NULL.  [gates closed: none can break now] */
-static const struct session_disk *
-find_broken (const struct session *s, int *ret_error)
-{
-  struct cbw_view_info info;
-
-  for (size_t i = 0; i < s->nr_disks; i++) {
-    cbw_view_get_info (s->disks[i].view, &info);
-    if (info.error) {
-      *ret_error = info.error;
-      return &s->disks[i];
-    }
-  }
-  return NULL;
-}
-
-/* End what take_point began.  0, or -EIO if is_success was asked for and could
- * not be: the bits have been merged back.
- */
-static int
-release_point (struct session *s, bool is_success, struct error *err)
-{
-  const struct session_disk *broken;
-  int ret = 0, view_error;
-
-  close_gates (s);
-  if (is_success && (broken = find_broken (s, &view_error)) != NULL) {
-    is_success = false;
-    ret = error_set (err, EIO, "the view of disk '%.100s' is broken (%s):"
-                     " this backup cannot be completed",
-                     disk_name (broken->disk), strerror (-view_error));
-  }
-  for (size_t i = 0; i < s->nr_disks; i++) {
-    struct session_disk *sd = &s->disks[i];
-
-    cbw_view_stop (sd->view);
-    if (!is_success)
-      unhold_bitmap (sd, &s->holds[i]);
-    else if (sd->bitmap)
-      dirty_drop (disk_dirty (sd->disk), sd->bitmap, &s->id);
-  }
-  open_gates (s);
-  for (size_t i = 0; i < s->nr_disks; i++)
-    cbw_view_discard (s->disks[i].view);
-  return ret;
-}
-
 int
 session_begin (struct session_manager *m,
                const struct session_request *request, struct session **ret,
@@ -611,11 +305,11 @@ session_begin (struct session_manager *m,
   }
   r = make_views (s, request, err);
   if (r == 0)
-    r = take_point (s, request, err);
+    r = session_take_point (s, request, err);
   if (r == 0 && m->ops.started) {
     r = m->ops.started (m->opaque, s, err);
     if (r < 0)
-      release_point (s, false, NULL);
+      session_release_point (s, false, NULL);
   }
   if (r < 0) {
     remove_from_list (m, s, SESSION_END_ABORT);
@@ -643,7 +337,7 @@ finish (struct session_manager *m, struct session *s, enum session_end how,
   session_ref (s);
   if (m->ops.ending)
     m->ops.ending (m->opaque, s);
-  ret = release_point (s, how == SESSION_END_SUCCESS, err);
+  ret = session_release_point (s, how == SESSION_END_SUCCESS, err);
   if (ret < 0)
     how = SESSION_END_ABORT;
   remove_from_list (m, s, how);

@@ -139,10 +139,11 @@ test_requests_below (void **state)
 {
   struct disk *disk = debug_disk ("d", SIZE, CBW_BREAK_BACKUP);
   struct blk *blk = disk_blk (disk), *node = disk_node (disk);
-  CLEANUP_FREE char *start = blk_debug_trace (node), *trace = NULL;
+  CLEANUP_FREE char *trace = NULL;
   struct extents extents;
   char buf[16] = "";
 
+  free (blk_debug_trace (node));
   assert_int_equal (blk_size (blk), SIZE);
   assert_int_equal (blk->can, node->can);
   assert_int_equal (blk_pwrite (blk, buf, 16, 32, 0), 0);
@@ -164,9 +165,9 @@ static void
 test_fua_reaches_the_node (void **state)
 {
   struct disk *disk = debug_disk ("d", SIZE, CBW_BREAK_BACKUP);
-  CLEANUP_FREE char *start = blk_debug_trace (disk_node (disk));
   CLEANUP_FREE char *trace = NULL;
 
+  free (blk_debug_trace (disk_node (disk)));
   assert_int_equal (disk_pwrite (disk, "x", 1, 0, BLK_FUA), 0);
   assert_int_equal (blk_pwrite (disk_blk (disk), "x", 1, 0, BLK_FUA), 0);
   trace = blk_debug_trace (disk_node (disk));
