@@ -5,6 +5,8 @@ UNIT_TESTS += unit/test-qmp-server
 unit_test_qmp_server_SOURCES = unit/test-qmp-server.c
 UNIT_TESTS += unit/test-listeners
 unit_test_listeners_SOURCES = unit/test-listeners.c
+UNIT_TESTS += unit/fault-qmp
+unit_fault_qmp_SOURCES = unit/fault-qmp.c
 EXTRA_DIST += control-test.sh qmp_client.py tidemarkd_util.py
 SCRIPT_TESTS += \
 	test-control-backup.sh \

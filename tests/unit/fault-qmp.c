@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Every allocation of JSON fails in turn, in every command: the reply is an
+ * error, right, or missing; nothing is lost and no session is left that nobody
+ * knows of.  (Leaks are for the address sanitizer to find.)
+ */
+#include "config.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "qmp.h"
+
+/* How many allocations succeed before one fails; negative: all. */
+static long countdown = -1;
+static bool has_fired;
+
+static void *
+failing_malloc (size_t size)
+{
+  if (countdown == 0)
+    has_fired = true;
+  if (countdown >= 0 && countdown-- == 0)
+    return NULL;
+  return malloc (size);
+}
+
+static char dir[] = "/tmp/fault-qmp.XXXXXX";
+static struct service *service;
+
+static int
+setup (void **state)
+{
+  struct error err = ERROR_INIT;
+  FILE *fp;
+
+  if (mkdtemp (dir) == NULL || chdir (dir) < 0)
+    return -1;
+  fp = fopen ("vda.raw", "w");
+  if (fp == NULL || ftruncate (fileno (fp), 1 << 20) < 0 || fclose (fp))
+    return -1;
+  if (service_new (&service) == 0 &&
+      service_add_disk (service, "vda,file=vda.raw", &err) == 0 &&
+      service_add_bitmap (service, "vda/b", &err) == 0 &&
+      service_add_address (service, SERVICE_BACKUP, "unix:s", &err) == 0 &&
+      service_set_scratch_dir (service, dir, &err) == 0 &&
+      service_open (service, &err) == 0 &&
+      service_bind (service, &err) == 0 &&
+      service_start (service, &err) == 0)
+    return 0;
+  print_error ("%s\n", err.msg);
+  return -1;
+}
+
+static int
+teardown (void **state)
+{
+  service_free (service);
+  unlink ("vda.raw");
+  return chdir ("/") == 0 && rmdir (dir) == 0 ? 0 : -1;
+}
+
+static json_t *
+run (const char *text)
+{
+  bool is_negotiated = true;
+  json_t *request = json_loads (text, 0, NULL), *reply;
+
+  assert_non_null (request);
+  json_set_alloc_funcs (failing_malloc, free);
+  reply = qmp_dispatch (service, -1, &is_negotiated, request);
+  json_set_alloc_funcs (malloc, free);
+  countdown = -1;
+  json_decref (request);
+  return reply;
+}
+
+static void
+end_sessions (size_t expected)
+{
+  struct session **sessions;
+  size_t nr, i;
+
+  assert_int_equal (session_list (service_sessions (service), &sessions, &nr),
+                    0);
+  assert_int_equal (nr, expected);
+  for (i = 0; i < nr; i++)
+    session_end (service_sessions (service), session_id (sessions[i]), false,
+                 NULL);
+  session_list_free (sessions, nr);
+}
+
+static bool
+is_success (json_t *reply)
+{
+  assert_true (json_is_object (reply));
+  assert_true (!json_object_get (reply, "return") !=
+               !json_object_get (reply, "error"));
+  return json_object_get (reply, "return") != NULL;
+}
+
+/* A command that changes nothing but, perhaps, begins a session. */
+static void
+check (const char *text)
+{
+  bool begins = strstr (text, "backup-begin") != NULL;
+  char *right = NULL;
+  long n;
+
+  for (n = -1;; n++) {
+    json_t *reply;
+    bool success;
+
+    countdown = n;
+    has_fired = false;
+    reply = run (text);
+    success = reply && is_success (reply);
+    /* When the reply itself cannot be made the session lives on: the client
+     * is cut off, and it ends by its lease.
+     */
+    if (begins && reply)
+      end_sessions (success);
+    else if (begins)
+      end_sessions (1);
+    if (n == -1) {
+      assert_non_null (reply);
+      right = json_dumps (reply, 0);
+    }
+    else if (!has_fired) {
+      char *last = json_dumps (reply, 0);
+
+      if (!begins)
+        assert_string_equal (last, right);
+      free (last);
+    }
+    json_decref (reply);
+    if (n >= 0 && !has_fired)
+      break;
+  }
+  free (right);
+  assert_true (n > 3);
+}
+
+static void
+test_queries (void **state)
+{
+  check ("{\"execute\": \"query-block\"}");
+  check ("{\"execute\": \"query-named-block-nodes\"}");
+  check ("{\"execute\": \"query-version\", \"id\": [1, {}]}");
+  check ("{\"execute\": \"query-commands\"}");
+}
+
+static void
+test_errors (void **state)
+{
+  check ("{\"execute\": \"no-such-command\", \"id\": 1}");
+  check ("{\"execute\": \"block-dirty-bitmap-add\", \"id\": 1}");
+  check ("{\"execute\": \"backup-end\", \"arguments\": {\"success\": true, "
+         "\"id\": \"00000000000000000000000000000000\"}}");
+}
+
+static void
+test_backup (void **state)
+{
+  char text[100], id[POINT_ID_STRING_SIZE];
+  struct session **sessions;
+  size_t nr;
+
+  check ("{\"execute\": \"backup-begin\", \"arguments\": "
+         "{\"bitmap\": \"b\"}}");
+  check ("{\"execute\": \"backup-begin\", \"arguments\": "
+         "{\"mode\": \"copy\"}}");
+
+  json_decref (run ("{\"execute\": \"backup-begin\", \"arguments\": "
+                    "{\"bitmap\": \"b\"}}"));
+  assert_int_equal (session_list (service_sessions (service), &sessions, &nr),
+                    0);
+  assert_int_equal (nr, 1);
+  point_id_format (session_id (sessions[0]), id);
+  session_list_free (sessions, nr);
+  check ("{\"execute\": \"query-backups\"}");
+  snprintf (text, sizeof text, "{\"execute\": \"backup-attach\", "
+            "\"arguments\": {\"id\": \"%s\"}}", id);
+  check (text);
+  end_sessions (1);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_queries),
+    cmocka_unit_test (test_errors),
+    cmocka_unit_test (test_backup),
+  };
+
+  alarm (30);
+  return cmocka_run_group_tests (tests, setup, teardown);
+}
