@@ -203,16 +203,20 @@ slot_take_locked (struct conn *c, uint64_t cost)
   return slot;
 }
 
-/* Send what the receiving thread has completed. */
+/* Send what the receiving thread has completed.  It waits for the client only
+ * after large replies.
+ */
 static void
 flush_own (struct conn *c)
 {
+  bool may_wait = c->rx_queued >= FLUSH_BYTES;
+
   if (c->rx_small_len == 0 && c->rx_queued == 0)
     return;
   if (c->rx_small_len > 0)
     reply_add_small (c, c->rx_small, c->rx_small_len);
   c->rx_small_len = c->rx_queued = 0;
-  reply_flush (c);
+  reply_flush (c, may_wait);
 }
 
 /* A slot for the request, once there is room for cost bytes more.  NULL if
@@ -268,7 +272,7 @@ run_slot (struct work *work)
   struct conn *c = slot->conn;
 
   request_execute (slot);
-  reply_flush (c);
+  reply_flush (c, false);
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
   c->nr_working--;
   pthread_cond_broadcast (&c->room);

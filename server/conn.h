@@ -50,6 +50,11 @@
 #define CONN_SMALL_SIZE \
   (CONN_SMALL_LIMIT + CONN_RX_SMALL + CONN_MAX_REQUESTS * REPLY_SMALL_MAX)
 
+/* The receiving thread reads no further ahead of a client that is slower: what
+ * is read should still be in the processor's cache when it is sent.
+ */
+#define CONN_MAX_UNSENT (512 * 1024)
+
 /* Pieces in one sendmsg. */
 #define CONN_SEND_IOV 256
 
@@ -71,6 +76,7 @@ struct slot {
 
   struct iovec iov[REPLY_MAX_IOV]; /* the reply, if it has a payload */
   unsigned nr_iov;
+  uint64_t reply_bytes;         /* in iov */
   uint8_t heads[REPLY_HEADS_SIZE]; /* headers of its chunks */
 };
 
@@ -123,6 +129,7 @@ struct conn {
                                    while the other is being sent */
   unsigned small_index;
   size_t small_len;
+  uint64_t unsent_bytes;        /* of replies with payload */
   bool is_sending;              /* somebody has the sender's role */
   bool is_handed_over;          /* it is the sender thread's to take */
   bool is_ending;               /* the sender thread ends */

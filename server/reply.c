@@ -194,19 +194,20 @@ reply_encode_status (bool is_extended, const struct request_head *head,
 }
 
 static void
-queue_locked (struct conn *c, struct slot *slot)
+queue (struct slot *slot)
 {
-  lock_assert_held (&c->lock);
+  struct conn *c = slot->conn;
+  uint64_t bytes = 0;
+  unsigned i;
+
+  for (i = 0; i < slot->nr_iov; ++i)
+    bytes += slot->iov[i].iov_len;
+  slot->reply_bytes = bytes;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+  c->unsent_bytes += bytes;
   slot->next = NULL;
   *c->replies_tail = slot;
   c->replies_tail = &slot->next;
-}
-
-static void
-queue (struct slot *slot)
-{
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&slot->conn->lock);
-  queue_locked (slot->conn, slot);
 }
 
 static void
@@ -314,6 +315,7 @@ next_batch (struct conn *c)
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
   while ((slot = c->sent) != NULL) {
     c->sent = slot->next;
+    c->unsent_bytes -= slot->reply_bytes;
     slot_release_locked (slot);
   }
   c->iov_pos = c->nr_iov = 0;
@@ -390,7 +392,7 @@ send_queued (struct conn *c, int flags)
 }
 
 void
-reply_flush (struct conn *c)
+reply_flush (struct conn *c, bool may_wait)
 {
   bool is_mine;
 
@@ -398,8 +400,10 @@ reply_flush (struct conn *c)
   is_mine = !c->is_sending && (c->small_len > 0 || c->replies);
   if (is_mine)
     c->is_sending = true;
+  while (!is_mine && may_wait && c->unsent_bytes > CONN_MAX_UNSENT)
+    lock_wait (&c->lock, &c->room);
   lock_release (&c->lock);
-  if (is_mine && !send_queued (c, MSG_DONTWAIT)) {
+  if (is_mine && !send_queued (c, may_wait ? 0 : MSG_DONTWAIT)) {
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
     c->is_handed_over = true;
     pthread_cond_signal (&c->handed_over);

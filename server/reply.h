@@ -71,8 +71,10 @@ void reply_add_small (struct conn *c, const void *data, size_t len);
 
 /* Send what is queued as far as that is possible without waiting; the rest is
  * left to the connection's sender thread.  Any thread, no lock held.
+ * may_wait: only the receiving thread; wait until all of it, or nearly so, has
+ * been sent.
  */
-void reply_flush (struct conn *c);
+void reply_flush (struct conn *c, bool may_wait);
 
 /* The sender thread. */
 void *reply_sender_thread (void *conn);
