@@ -118,14 +118,16 @@ seconds_now (void)
 }
 
 static void
-say_begin (const struct backup_disk *d)
+say_begin (const struct backup_run *run, const struct backup_disk *d)
 {
   char size[SIZE_STRING_MAX];
 
-  if (d->dirty_bytes || d->is_incremental)
+  /* Of a plain NBD server nobody knows before the map has been read. */
+  if (run->control || !d->is_incremental)
     progress_say ("%s: %s, %s to pull (%s)", d->name, d->manifest->mode,
-                  d->dirty_bytes ? size_format (d->dirty_bytes, size)
-                  : "what is dirty", d->why);
+                  size_format (d->dirty_bytes, size), d->why);
+  else
+    progress_say ("%s: %s (%s)", d->name, d->manifest->mode, d->why);
   progress_event ("disk-begin", json_pack (
     "{s:s, s:s, s:s, s:I, s:I}", "disk", d->name, "mode", d->manifest->mode,
     "why", d->why, "size", (json_int_t) d->size,
@@ -173,7 +175,7 @@ pull_opened (struct backup_run *run, struct backup_disk *d,
   double start = seconds_now ();
   int r;
 
-  say_begin (d);
+  say_begin (run, d);
   progress_begin (d->name, d->dirty_bytes);
   r = pull_run (&o, &result, err);
   progress_end ();

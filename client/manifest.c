@@ -182,7 +182,7 @@ manifest_text (const struct manifest *m)
   len = strlen (body);
   if (len > 2 && strcmp (body + len - 2, "\n}") == 0
       && asprintf (&head, "%.*s,\n  ", (int) (len - 2), body) >= 0) {
-    sums_hash (head, strlen (head), hash);
+    sha256_hash (head, strlen (head), hash);
     sums_hash_format (hash, hex);
     if (asprintf (&text, "%s\"checksum\": \"%s\"\n}\n", head, hex) < 0)
       text = NULL;
@@ -270,7 +270,7 @@ is_checksum_good (const char *text, const char *checksum)
     last = p;
   if (!last)
     return false;
-  sums_hash (text, (size_t) (last - text), hash);
+  sha256_hash (text, (size_t) (last - text), hash);
   sums_hash_format (hash, hex);
   return strcmp (hex, checksum) == 0;
 }
@@ -374,7 +374,7 @@ fill (struct manifest *m, const json_t *o)
   CHECK ("virtual-size", get_size (o, "virtual-size", &m->virtual_size));
   CHECK ("cluster-size", get_size (o, "cluster-size", &cluster_size)
          && is_power_of_2 (cluster_size) && cluster_size >= 512
-         && cluster_size <= UINT32_C (1) << 21);
+         && cluster_size <= SUMS_MAX_CLUSTER_SIZE);
   m->cluster_size = (uint32_t) cluster_size;
   CHECK ("dirty-bytes", get_size (o, "dirty-bytes", &m->dirty_bytes));
   CHECK ("data-bytes", get_size (o, "data-bytes", &m->data_bytes));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Checksum files: SHA-256 of every cluster that a backup's image holds, in
+/* Checksum files: a hash of every cluster that a backup's image holds, in
  * runs.  docs/format.md has the format.
  */
 #ifndef TIDEMARK_SUMS_H
@@ -11,8 +11,11 @@
 
 #include "error.h"
 #include "point.h"
+#include "sha256.h"
 
-#define SUMS_HASH_SIZE 32
+#define SUMS_HASH_SIZE SHA256_SIZE
+#define SUMS_BLOCK_SIZE 4096    /* what is hashed by itself within a cluster */
+#define SUMS_MAX_CLUSTER_SIZE (UINT32_C (1) << 21)
 #define SUMS_HEADER_SIZE 64
 #define SUMS_RECORD_SIZE 24
 #define SUMS_MAX_DATA_RUN 4096  /* clusters of one data record */
@@ -93,7 +96,12 @@ int sums_reader_next (struct sums_reader *r, struct sums_record *ret,
 void sums_reader_root (struct sums_reader *r,
                        uint8_t ret_root[SUMS_HASH_SIZE]);
 
-void sums_hash (const void *buf, size_t len, uint8_t ret[SUMS_HASH_SIZE]);
+/* The hash of a cluster of len bytes, at most SUMS_MAX_CLUSTER_SIZE: the
+ * SHA-256 of the SHA-256s of its blocks of SUMS_BLOCK_SIZE bytes, of which the
+ * last may be shorter.
+ */
+void sums_hash_cluster (const void *buf, size_t len,
+                        uint8_t ret[SUMS_HASH_SIZE]);
 #define SUMS_HEX_SIZE (2 * SUMS_HASH_SIZE + 1)
 void sums_hash_format (const uint8_t hash[SUMS_HASH_SIZE],
                        char ret[SUMS_HEX_SIZE]);

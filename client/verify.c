@@ -468,7 +468,7 @@ check_chunk (struct layer *l, const struct chunk *c, uint8_t *buf)
   }
   for (i = 0; i * l->cluster_size < len; i++) {
     n = MIN (l->cluster_size, len - i * l->cluster_size);
-    sums_hash (buf + i * l->cluster_size, n, hash);
+    sums_hash_cluster (buf + i * l->cluster_size, n, hash);
     if (memcmp (hash, c->hashes + i * SUMS_HASH_SIZE, sizeof hash) == 0)
       continue;
     if (bad++ == 0)
