@@ -143,6 +143,20 @@ cut_to_table (struct step *s)
   s->nr = div_round_up (s->off + s->len - s->start, q->cluster_size);
 }
 
+/* Under the backing file or beyond it. */
+static void
+cut_to_backing (struct step *s)
+{
+  const struct qcow2 *q = s->q;
+  uint64_t end;
+
+  if (qcow2_is_unbacked (q, s->off) || q->backing_size == UINT64_MAX)
+    return;
+  end = round_up (q->backing_size, q->cluster_size);
+  s->len = MIN (s->len, end - s->off);
+  s->nr = div_round_up (s->off + s->len - s->start, q->cluster_size);
+}
+
 /* --- writing the data of a step */
 
 /* Old content of guest bytes; beyond the disk's end zeroes. */
@@ -371,6 +385,7 @@ change_step (struct qcow2 *q, uint64_t len, uint64_t off, enum change how,
   error = step_begin (&s, q, off, len, true);
   if (error < 0)
     return error;
+  cut_to_backing (&s);
   if (choose_entry (&s, how, &entry, &error)) {
     cut_to_table (&s);
     error = qcow2_l2_prepare (q, off);

@@ -38,6 +38,8 @@ class Disk:
         self.base = base
         self.model = bytearray(size)
         self.touched = set()    # clusters: qemu-io compresses only new ones
+        if "preallocation" in options:
+            self.touched.update(range(size // cluster + 1))
         args = ["qemu-img", "create", "-q", "-f", "qcow2", "-o",
                 f"cluster_size={cluster}," + options]
         if base:
@@ -62,8 +64,7 @@ class Disk:
         end = off + length
         if self.is_v2 and self.base and off < self.base.size:
             # Nothing can say zero: whole clusters under the base stay.
-            first = min(self.base.size + self.cluster - 1, end)
-            off = max(off, first)
+            off = min(self.base.size, end)
         off = (off + self.cluster - 1) // self.cluster * self.cluster
         if end < self.size:
             end = end // self.cluster * self.cluster
@@ -90,9 +91,11 @@ class Disk:
 
     def qemu(self):
         args = ["qemu-io", "-f", "qcow2"]
-        for _ in range(OPS):
-            op = rng.choice(["write -P", "write -P", "write -z",
-                             "write -z -u", "write -c -P"])
+        ops = rng.choices(["write -P", "write -P", "write -z",
+                           "write -z -u", "write -c -P"], k=OPS)
+        # Last, as QEMU (7.2) itself overwrites other data if a cluster that
+        # it has compressed is freed and another is compressed afterwards.
+        for op in sorted(ops, key=lambda op: "-c" in op):
             off, length = self.range()
             byte = rng.randrange(1, 256)
             if "-c" in op:
