@@ -51,7 +51,7 @@ struct blk_scratch {
 static void
 free_scratch (struct blk_scratch *s)
 {
-  for (size_t i = 0; s->fds && i < s->nr_files; i++)
+  for (size_t i = 0; i < s->nr_files; i++)
     if (s->fds[i] >= 0)
       close (s->fds[i]);
   free (s->fds);
@@ -246,13 +246,12 @@ init_scratch (struct blk_scratch *s, const char *dir, uint64_t size)
   if (r < 0)
     return r;
   s->blk.block_size = 4096;
-  s->nr_files = div_round_up (size, FILE_BYTES);
   s->dir = strdup (dir);
-  s->fds = calloc (s->nr_files + 1, sizeof s->fds[0]);
+  s->fds = calloc (div_round_up (size, FILE_BYTES) + 1, sizeof s->fds[0]);
   if (!s->dir || !s->fds)
     return -ENOMEM;
-  for (size_t i = 0; i < s->nr_files; i++)
-    atomic_init (&s->fds[i], -1);
+  for (; s->nr_files < div_round_up (size, FILE_BYTES); s->nr_files++)
+    atomic_init (&s->fds[s->nr_files], -1);
   return 0;
 }
 

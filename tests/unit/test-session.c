@@ -37,7 +37,8 @@ read_views (struct session *s)
 
   disks = session_disks (s, &nr);
   for (size_t i = 0; r == 0 && i < nr; i++)
-    r = blk_pread (cbw_view_blk (disks[i].view), &c, 1, 0, 0);
+    if (disks[i].size > 0)
+      r = blk_pread (cbw_view_blk (disks[i].view), &c, 1, 0, 0);
   return r;
 }
 
@@ -540,6 +541,28 @@ test_attach_and_queries (void **state)
   assert_string_equal (session_end_name (SESSION_END_SHUTDOWN), "shutdown");
 }
 
+/* Nothing to back up is no error. */
+static void
+test_empty_disk (void **state)
+{
+  struct fixture *f = *state;
+  struct disk *disk = debug_disk ("empty", 0, CBW_BREAK_BACKUP);
+  struct session_disk_request rd = { .disk = disk, .bitmap = "b" };
+  struct session_request request = { .disks = &rd, .nr_disks = 1 };
+  struct session *s;
+  size_t nr;
+
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal (session_begin (f->m, &request, &s, NULL), 0);
+    assert_int_equal (session_disks (s, &nr)->dirty_bytes, 0);
+    assert_int_equal (session_disks (s, &nr)->mode,
+                      i ? SESSION_INCREMENTAL : SESSION_FULL);
+    assert_int_equal (session_end (f->m, session_id (s), true, NULL), 0);
+    session_unref (s);
+  }
+  disk_close (disk);
+}
+
 static void
 test_shutdown_merges_back (void **state)
 {
@@ -578,6 +601,7 @@ main (void)
     TEST (test_busy_bitmap_and_several_sessions),
     TEST (test_limit),
     TEST (test_attach_and_queries),
+    TEST (test_empty_disk),
     TEST (test_shutdown_merges_back),
   };
 
