@@ -138,16 +138,15 @@ static void
 say_end (const struct backup_disk *d)
 {
   const struct manifest *m = d->manifest;
-  char a[SIZE_STRING_MAX], b[SIZE_STRING_MAX], image[BACKUP_NAME_MAX];
+  char a[SIZE_STRING_MAX], b[SIZE_STRING_MAX];
 
-  backup_name (m->number, m->is_full, ".qcow2", image);
   progress_say ("%s: moved %s in %.2f s (%.0f MB/s), stored %s", d->name,
                 size_format (d->read_bytes, a), d->seconds,
                 d->seconds > 0 ? (double) d->read_bytes / d->seconds / 1e6 : 0,
                 size_format (m->data_bytes, b));
   progress_event ("disk-end", json_pack (
-    "{s:s, s:s, s:I, s:I, s:I, s:f}", "disk", d->name, "image", image,
-    "moved-bytes", (json_int_t) d->read_bytes,
+    "{s:s, s:I, s:I, s:I, s:f}", "disk", d->name, "moved-bytes",
+    (json_int_t) d->read_bytes,
     "data-bytes", (json_int_t) m->data_bytes,
     "zero-bytes", (json_int_t) m->zero_bytes, "seconds", d->seconds));
 }
@@ -216,6 +215,25 @@ pull_disk (struct backup_run *run, struct backup_disk *d, struct error *err)
   return r;
 }
 
+static void
+say_stored (const struct backup_run *run, const struct repo_item *item,
+            bool is_confirmed)
+{
+  const struct manifest *m = item->manifest;
+  char name[BACKUP_NAME_MAX], id[POINT_ID_STRING_SIZE];
+  char image[CHAIN_MAX_DISK_NAME + BACKUP_NAME_MAX + 2];
+
+  /* Relative to the repository. */
+  snprintf (image, sizeof image, "%s/%s", m->disk,
+            backup_name (m->number, m->is_full, ".qcow2", name));
+  point_id_format (&m->point, id);
+  progress_say ("%s: stored as %s/%s, point %s", m->disk, run->repo->path,
+                image, id);
+  progress_event ("stored", json_pack (
+    "{s:s, s:i, s:s, s:s, s:b}", "disk", m->disk, "number", (int) m->number,
+    "image", image, "point", id, "confirmed", is_confirmed));
+}
+
 /* All disks have been pulled: make the set appear and tell the server. */
 static int
 commit (struct backup_run *run, struct repo_item *items, struct error *err)
@@ -237,20 +255,10 @@ commit (struct backup_run *run, struct repo_item *items, struct error *err)
     log_warning ("the backup is stored, but the server has not confirmed it: "
                  "%s; the next incremental counts from an older point and is "
                  "larger", end.msg);
-  for (i = 0; i < run->nr_disks; i++) {
-    char image[BACKUP_NAME_MAX], id[POINT_ID_STRING_SIZE];
-    const struct manifest *m = items[i].manifest;
-
-    backup_name (m->number, m->is_full, ".qcow2", image);
-    point_id_format (&m->point, id);
-    progress_say ("%s: stored as %s/%s, point %s", run->disks[i].name,
-                  items[i].chain->folder, image, id);
-    progress_event ("stored", json_pack (
-      "{s:s, s:i, s:s, s:s, s:b}", "disk", run->disks[i].name,
-      "number", (int) m->number, "image", image, "point", id,
-      "confirmed", is_told));
-  }
-  return 0;
+  for (i = 0; i < run->nr_disks; i++)
+    say_stored (run, &items[i], is_told);
+  /* Without the sync it may be lost yet: run_backup aborts the session. */
+  return r;
 }
 
 static int
