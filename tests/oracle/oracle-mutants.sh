@@ -88,7 +88,7 @@ mutant "I2: merging back forgets the new bits" block/dirty.c \
     '  bitmap_merge (bm->bits->bitmap, bm->successor->bitmap);' ''
 mutant "I2: dropping forgets the new bits" block/dirty.c \
     'old = thaw_locked (bm, true);' 'old = thaw_locked (bm, false);'
-mutant "I2: an aborted session drops" block/session.c \
+mutant "I2: an aborted session drops" block/session-point.c \
     'dirty_merge_back (disk_dirty (sd->disk), sd->bitmap)' \
     'dirty_drop (disk_dirty (sd->disk), sd->bitmap, &sd->base)'
 mutant "I3: nothing is copied before a write" block/cbw.c \
