@@ -51,7 +51,7 @@ make_disk ()
     local d size budget=500000
     mkdir -p "$work/tree/usr/share"
     cp -a /usr/include "$work/tree/usr/"
-    for d in doc perl man locale zoneinfo; do
+    for d in doc perl locale zoneinfo; do
         [ -d /usr/share/$d ] || continue
         size=$(du -sk /usr/share/$d | cut -f1)
         [ "$size" -le $budget ] || continue
@@ -61,7 +61,7 @@ make_disk ()
     nr_files=$(find "$work/tree" -type f | wc -l)
     [ "$nr_files" -ge 2000 ] || job_fail "only $nr_files files found here"
     find "$work/tree/usr" -type f ! -name '* *' | sort >"$work/files"
-    truncate -s 2G "$work/vda.raw"
+    truncate -s 1536M "$work/vda.raw"
     quietly mke2fs -q -t ext4 -d "$work/tree" "$work/vda.raw"
 }
 
@@ -152,7 +152,7 @@ backup_under_changes ()         # backup_under_changes N
 # The point's image in the repository, from the last event of its backup.
 image_of ()
 {
-    echo "$work/repo/$(field "$1" stored image)"
+    echo "$work/repo/vda/$(field "$1" stored image)"
 }
 
 # field N EVENT KEY: a member of that event of backup N.
@@ -213,7 +213,7 @@ print_table ()
 
 run_job ()
 {
-    say "a 2 GiB disk with a real file system"
+    say "a 1.5 GiB disk with a real file system"
     make_disk
     serve_disk
     printf '%s files; served by %s with our plugin\n' "$nr_files" \
