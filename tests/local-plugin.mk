@@ -3,6 +3,7 @@ UNIT_TESTS += unit/test-blk-nbd
 unit_test_blk_nbd_SOURCES = unit/test-blk-nbd.c unit/fake-nbd.c \
 	unit/fake-nbd.h
 SCRIPT_TESTS += \
+	test-bench.sh \
 	test-plugin-dirty-export.sh \
 	test-plugin-filters.sh \
 	test-plugin-info.sh \

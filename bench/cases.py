@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is measured.  A case has contestants, ours first; each of them is a
+generator function: it prepares, yields (label, command, work) and cleans up.
+Calling WORK does what is timed and may return more values to report."""
+import json
+import os
+import subprocess
+
+from servers import (NbdkitFile, Plugin, QemuNbd, StorageDaemon, show)
+
+GRANULE = 65536
+MIB = 1 << 20
+
+
+def run (argv, **kwargs):
+    """Run a command; its output."""
+    r = subprocess.run (argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                        **kwargs)
+    if r.returncode != 0:
+        raise RuntimeError ("%s: status %d\n%s" % (
+            show (argv), r.returncode, r.stderr.decode ()))
+    return r.stdout.decode ()
+
+
+def sync_file (path):
+    """What makes a peer's result as durable as ours is by itself."""
+    fd = os.open (path, os.O_RDONLY)
+    os.fsync (fd)
+    os.close (fd)
+
+
+def sparse (path, size):
+    with open (path, "wb") as f:
+        f.truncate (size)
+
+
+def random_file (path, size):
+    """Data that no layer can make smaller."""
+    with open ("/dev/urandom", "rb") as src, open (path, "wb") as dst:
+        left = size
+        while left:
+            left -= dst.write (src.read (min (left, 8 * MIB)))
+
+
+class Case:
+    """Settings common to all contestants."""
+    unit = "MB/s"
+    target = None               # {peer: least ratio ours / peer}
+
+    def __init__ (self, tools, work, args):
+        self.tools, self.work, self.args = tools, work, args
+
+    def path (self, name):
+        return os.path.join (self.work, name)
+
+    def prepare (self):
+        """Once per case."""
+
+    def finish (self):
+        for name in os.listdir (self.work):
+            path = self.path (name)
+            if os.path.isfile (path):
+                os.unlink (path)
+
+    def dirty (self, uri, seed):
+        """Write the case's granules to the disk."""
+        run ([self.tools.nbd_load, "--op=write", "--size=%d" % GRANULE,
+              "--count=%d" % (self.moved () // GRANULE), "--distinct",
+              "--seed=%d" % seed, "--depth=16", "--connections=2", uri])
+
+
+class Full (Case):
+    """A full backup of a disk of random data to a file: ours is a qcow2 file
+    with a checksum of every cluster, fsynced."""
+    target = None
+
+    def moved (self):
+        return self.args.size or 2048 * MIB
+
+    def prepare (self):
+        random_file (self.path ("disk"), self.moved ())
+
+    def ours (self):
+        repo = self.path ("repo")
+        with Plugin (self.tools, self.work, self.path ("disk")) as s:
+            argv = [self.tools.tidemark, "backup", "-q", "-b", "b0",
+                    "unix:" + s.control, repo]
+            yield s, argv, lambda: run (argv)
+            run (["rm", "-rf", repo])
+
+    def peer (self, server, argv, out):
+        def work ():
+            run (argv)
+            sync_file (out)
+        yield server, argv, work
+        os.unlink (out)
+
+    def qemu_img (self):
+        out = self.path ("out.qcow2")
+        with QemuNbd (self.work, self.path ("disk")) as s:
+            yield from self.peer (s, ["qemu-img", "convert", "-f", "raw", "-O",
+                                      "qcow2", s.uri, out], out)
+
+    def nbdcopy (self):
+        out = self.path ("out.raw")
+        with NbdkitFile (self.work, self.path ("disk")) as s:
+            yield from self.peer (s, ["nbdcopy", s.uri, out], out)
+
+    contestants = {"tidemark": ours, "qemu-img convert, qemu-nbd": qemu_img,
+                   "nbdcopy to raw, nbdkit file": nbdcopy}
+
+
+class Incremental (Case):
+    """An incremental backup of random 64 KiB granules of a sparse 8 GiB disk:
+    ours is a qcow2 overlay with checksums, fsynced."""
+    target = {"synchronous loop": 3, "qemu-storage-daemon push": 1}
+
+    def moved (self):
+        return self.args.size or 1024 * MIB
+
+    def new_disk (self):
+        disk = self.path ("disk")
+        sparse (disk, 8 * self.moved ())
+        return disk
+
+    def ours (self):
+        disk, repo = self.new_disk (), self.path ("repo")
+        with Plugin (self.tools, self.work, disk) as s:
+            argv = [self.tools.tidemark, "backup", "-q", "-b", "b0",
+                    "unix:" + s.control, repo]
+            run (argv)
+            self.dirty (s.uri, 1)
+            yield s, argv, lambda: run (argv)
+        run (["rm", "-rf", repo])
+        os.unlink (disk)
+
+    def loop (self):
+        disk, out = self.new_disk (), self.path ("out.raw")
+        with StorageDaemon (self.work, disk, "b0") as s:
+            self.dirty (s.uri, 1)
+            argv = [self.tools.nbd_sync, "qemu:dirty-bitmap:b0",
+                    s.freeze_and_export ("b0"), out]
+            yield s, argv, lambda: run (argv)
+        os.unlink (out)
+        os.unlink (disk)
+
+    def push (self):
+        disk, out = self.new_disk (), self.path ("out.qcow2")
+        with StorageDaemon (self.work, disk, "b0") as s:
+            self.dirty (s.uri, 1)
+            run (["qemu-img", "create", "-q", "-f", "qcow2", out,
+                  str (8 * self.moved ())])
+
+            def work ():
+                s.push ("b0", out)
+                sync_file (out)
+            yield s, ["blockdev-backup", "sync=incremental"], work
+        os.unlink (out)
+        os.unlink (disk)
+
+    contestants = {"tidemark": ours, "synchronous loop": loop,
+                   "qemu-storage-daemon push": push}
+
+
+class Write (Case):
+    """4 KiB writes at random places of a disk in the page cache, with a flush
+    at the end; ours and qemu-storage-daemon record them in a bitmap."""
+    unit = "writes/s"
+    target = {"nbdkit file": 0.95}
+    depth, count = 32, 300000
+
+    def moved (self):
+        return self.args.count or self.count
+
+    def prepare (self):
+        random_file (self.path ("disk"), self.args.size or 1024 * MIB)
+
+    def load (self, server):
+        argv = [self.tools.nbd_load, "--op=write", "--size=4096",
+                "--count=%d" % self.moved (), "--depth=%d" % self.depth,
+                "--connections=%d" % self.args.connections, server.uri]
+        # The first writes pay for what all servers set up once.
+        run ([self.tools.nbd_load, "--count=5000", server.uri])
+        yield server, argv, lambda: json.loads (run (argv))
+
+    def ours (self):
+        with Plugin (self.tools, self.work, self.path ("disk"), "b0") as s:
+            yield from self.load (s)
+
+    def file (self):
+        with NbdkitFile (self.work, self.path ("disk")) as s:
+            yield from self.load (s)
+
+    def qsd (self):
+        with StorageDaemon (self.work, self.path ("disk"), "b0") as s:
+            yield from self.load (s)
+
+    contestants = {"tidemark plugin": ours, "nbdkit file": file,
+                   "qemu-storage-daemon": qsd}
+
+
+class WriteDepth1 (Write):
+    """As write, one request at a time."""
+    depth, count = 1, 100000
+    target = {"nbdkit file": 0.95}
+
+
+class Memory (Case):
+    """Memory of the server of a sparse 16 TiB disk with one bitmap of 64 KiB
+    granularity, after 20,000 writes all over it."""
+    unit = "MiB"
+    size = (16 << 40) - MIB     # what ext4 has room for
+    limit = 64                  # MiB, of ours
+
+    def moved (self):
+        return self.args.count or 20000
+
+    def prepare (self):
+        sparse (self.path ("disk"), self.size)
+
+    def load (self, server):
+        argv = [self.tools.nbd_load, "--op=write", "--size=4096",
+                "--count=%d" % self.moved (), server.uri]
+
+        def work ():
+            run (argv)
+            return {"memory": server.memory () / MIB}
+        yield server, argv, work
+
+    ours, file, qsd = Write.ours, Write.file, Write.qsd
+    contestants = {"tidemark plugin": ours, "nbdkit file": file,
+                   "qemu-storage-daemon": qsd}
+
+
+CASES = {"full": Full, "incremental": Incremental, "write": Write,
+         "write-depth1": WriteDepth1, "memory": Memory}

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The servers that the benchmarks measure, ours and the peers, each started
+for one measurement and ended after it."""
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname (os.path.abspath (__file__))
+sys.path.insert (0, os.path.join (HERE, "..", "tests"))
+from qmp_client import Qmp      # noqa: E402
+
+START_LIMIT = 20                # seconds
+TICKS = os.sysconf ("SC_CLK_TCK")
+
+
+def show (argv):
+    return " ".join (a if a and not set (a) & set (" $&;*?\"'") else "'%s'" % a
+                     for a in argv)
+
+
+def answers (path):
+    with socket.socket (socket.AF_UNIX, socket.SOCK_STREAM) as s:
+        try:
+            s.connect (path)
+            return True
+        except OSError:
+            return False
+
+
+class Server:
+    """A process, its NBD socket, and what it costs."""
+
+    def __init__ (self, log, argv, sockets):
+        self.command = show (argv)
+        for s in sockets:       # nbdkit leaves its own
+            if os.path.exists (s):
+                os.unlink (s)
+        self.log = open (log, "w")
+        self.process = subprocess.Popen (argv, stdout=self.log,
+                                         stderr=subprocess.STDOUT)
+        deadline = time.monotonic () + START_LIMIT
+        while not all (answers (s) for s in sockets):
+            if self.process.poll () is not None or \
+               time.monotonic () > deadline:
+                self.stop ()
+                raise RuntimeError ("did not start: %s\n%s" % (
+                    self.command, open (log).read ()))
+            time.sleep (0.01)
+
+    def __enter__ (self):
+        return self
+
+    def __exit__ (self, *exc):
+        self.stop ()
+
+    def stop (self):
+        self.process.send_signal (signal.SIGTERM)
+        try:
+            self.process.wait (30)
+        except subprocess.TimeoutExpired:
+            self.process.kill ()
+            self.process.wait ()
+        self.log.close ()
+
+    def cpu (self):
+        """Seconds of processor time used so far."""
+        with open ("/proc/%d/stat" % self.process.pid) as f:
+            fields = f.read ().rsplit (")", 1)[1].split ()
+        return (int (fields[11]) + int (fields[12])) / TICKS
+
+    def memory (self):
+        """Bytes resident at most, file pages that others share left out."""
+        value = {}
+        with open ("/proc/%d/status" % self.process.pid) as f:
+            for line in f:
+                key, _, rest = line.partition (":")
+                value[key] = rest.split ()
+        return int (value["VmHWM"][0]) * 1024
+
+
+class Plugin (Server):
+    """nbdkit with our plugin, one disk "vda", a bitmap if one is named."""
+    label = "tidemark plugin"
+
+    def __init__ (self, tools, work, disk, bitmap=None):
+        self.socket = os.path.join (work, "plugin.nbd")
+        self.control = os.path.join (work, "plugin.ctl")
+        backup = os.path.join (work, "plugin.backup")
+        argv = ["nbdkit", "-f", "-U", self.socket, tools.plugin,
+                "disk=vda,file=" + disk, "control=unix:" + self.control,
+                "backup=unix:" + backup, "scratch-dir=" + work]
+        if bitmap:
+            argv.append ("bitmap=vda/" + bitmap)
+        self.uri = "nbd+unix:///vda?socket=" + self.socket
+        super ().__init__ (os.path.join (work, "plugin.log"), argv,
+                           [self.socket, self.control])
+
+    def begin (self, bitmap, mode, view="dirty"):
+        """A session: its id and the URI of its view."""
+        with Qmp (self.control) as qmp:
+            r = qmp.execute ("backup-begin", {
+                "bitmap": bitmap, "mode": mode, "view": view})
+        return r["id"], r["disks"][0]["uri"]
+
+    def end (self, session, success=True):
+        with Qmp (self.control) as qmp:
+            qmp.execute ("backup-end", {"id": session, "success": success})
+
+
+class NbdkitFile (Server):
+    """nbdkit's own file plugin."""
+    label = "nbdkit file"
+
+    def __init__ (self, work, disk):
+        self.socket = os.path.join (work, "file.nbd")
+        self.uri = "nbd+unix:///?socket=" + self.socket
+        super ().__init__ (os.path.join (work, "file.log"),
+                           ["nbdkit", "-f", "-U", self.socket, "file", disk],
+                           [self.socket])
+
+
+class QemuNbd (Server):
+    """qemu-nbd, read-only, for many clients."""
+    label = "qemu-nbd"
+
+    def __init__ (self, work, disk):
+        self.socket = os.path.join (work, "qemu.nbd")
+        self.uri = "nbd+unix:///?socket=" + self.socket
+        super ().__init__ (os.path.join (work, "qemu.log"),
+                           ["qemu-nbd", "-t", "-r", "-e", "16", "-f", "raw",
+                            "-k", self.socket, disk], [self.socket])
+
+
+class StorageDaemon (Server):
+    """qemu-storage-daemon, one writable export, a bitmap that records."""
+    label = "qemu-storage-daemon"
+
+    def __init__ (self, work, disk, bitmap=None):
+        self.socket = os.path.join (work, "qsd.nbd")
+        self.control = os.path.join (work, "qsd.qmp")
+        self.uri = "nbd+unix:///vda?socket=" + self.socket
+        super ().__init__ (
+            os.path.join (work, "qsd.log"),
+            ["qemu-storage-daemon",
+             "--blockdev", "driver=file,node-name=file,filename=" + disk,
+             "--blockdev", "driver=raw,node-name=vda,file=file",
+             "--chardev", "socket,id=c,server=on,wait=off,path=" +
+             self.control, "--monitor", "chardev=c",
+             "--nbd-server", "addr.type=unix,addr.path=" + self.socket,
+             "--export", "type=nbd,id=e,node-name=vda,writable=on,name=vda"],
+            [self.socket, self.control])
+        if bitmap:
+            self.execute ("block-dirty-bitmap-add",
+                          node="vda", name=bitmap, granularity=65536)
+
+    def execute (self, command, **arguments):
+        with Qmp (self.control) as qmp:
+            return qmp.execute (command, arguments)
+
+    def freeze_and_export (self, bitmap):
+        """The bitmap in a read-only export of its own, as the tools do that
+        loop over it.  Returns its URI."""
+        self.execute ("block-dirty-bitmap-disable", node="vda", name=bitmap)
+        self.execute ("block-export-add", type="nbd", id="inc", name="inc",
+                      **{"node-name": "vda", "writable": False,
+                         "bitmaps": [bitmap]})
+        return "nbd+unix:///inc?socket=" + self.socket
+
+    def push (self, bitmap, target):
+        """blockdev-backup of the dirty blocks to the qcow2 file TARGET, until
+        the target is closed."""
+        with Qmp (self.control) as qmp:
+            qmp.execute ("blockdev-add", {
+                "driver": "qcow2", "node-name": "target", "file": {
+                    "driver": "file", "filename": target}})
+            qmp.execute ("blockdev-backup", {
+                "job-id": "push", "device": "vda", "target": "target",
+                "sync": "incremental", "bitmap": bitmap})
+            event = qmp.wait_event ("BLOCK_JOB_COMPLETED", device="push")
+            if "error" in event["data"]:
+                raise RuntimeError (event["data"]["error"])
+            qmp.execute ("blockdev-del", {"node-name": "target"})

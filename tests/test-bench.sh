@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Every case of the benchmark runs, and its JSON has all contestants.  What it
+# measures is not looked at.
+. ./functions.sh
+requires nbdkit nbdcopy qemu-img qemu-nbd qemu-storage-daemon python3
+
+# The programs that are measured are run by uninstrumented ones.
+if [ "$sanitizers" != no ]; then exit 77; fi
+
+timeout 120 "$top_srcdir/bench/bench" all --runs 1 --size $((16 << 20)) \
+    --count 2000 --build "$top_builddir" --dir "$tmp" --json "$tmp/r.json" \
+    > "$tmp/out" 2> "$tmp/err" || fail "$(cat "$tmp/err")"
+json '{k: [(c["name"], c["median"] > 0) for c in v["contestants"]]
+       for k, v in j["cases"].items ()}' < "$tmp/r.json" > "$tmp/got"
+for case in full incremental write write-depth1 memory; do
+    grep -q "'$case': \[([^]]*True), ([^]]*True), ([^]]*True)\]" "$tmp/got" ||
+        fail "$case: $(cat "$tmp/got")"
+    grep -q "^$case:" "$tmp/out" || fail "no table of $case"
+done
+test -z "$(ls -d "$tmp"/tidemark-bench.* 2>/dev/null)" || fail "left behind"
