@@ -373,6 +373,68 @@ test_extents_outside (void **state)
   disk_close (disk);
 }
 
+/* A node whose hole ends within a block; writes are lost. */
+#define ODD_END 300000
+
+static int
+odd_close (struct blk *blk)
+{
+  blk_fini (blk);
+  free (blk);
+  return 0;
+}
+
+static int
+odd_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
+           unsigned flags)
+{
+  for (uint64_t i = 0; i < len; i++)
+    ((char *) buf)[i] = off + i < ODD_END ? 0 : 'a';
+  return 0;
+}
+
+static int
+odd_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
+            unsigned flags)
+{
+  return 0;
+}
+
+static int
+odd_extents (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
+             enum blk_status status, struct extents *extents)
+{
+  if (off >= ODD_END)
+    return MIN (0, extents_add (extents, off, len, 0));
+  return MIN (0, extents_add (extents, off, MIN (len, ODD_END - off),
+                              EXTENT_HOLE | EXTENT_ZERO));
+}
+
+static void
+test_hole_that_ends_within_a_block (void **state)
+{
+  static const struct blk_driver driver = {
+    .name = "odd", .close = odd_close, .pread = odd_pread,
+    .pwrite = odd_pwrite, .extents = odd_extents,
+  };
+  struct disk_options options = { .name = "d" };
+  struct blk *node = calloc (1, sizeof *node);
+  struct disk *disk;
+  struct cbw_view *view;
+
+  assert_int_equal (blk_init (node, &driver, "odd", NULL, MiB,
+                              BLK_CAN_EXTENTS), 0);
+  assert_int_equal (disk_new (node, &options, &disk, NULL), 0);
+  view = full_view (disk);
+  fill (disk, 0, MiB, 'b');
+  assert_true (shows (view, 0, ODD_END, 0));
+  assert_true (shows (view, ODD_END, MiB - ODD_END, 'a'));
+  assert_int_equal (scratch_bytes (view),
+                    MiB - round_down (ODD_END, BLOCK));
+  end_view (disk, view);
+  disk_close (disk);
+}
+
 static uint64_t
 resident_bytes (void)
 {
@@ -541,6 +603,7 @@ main (void)
     cmocka_unit_test (test_several_views_at_once),
     cmocka_unit_test (test_extents),
     cmocka_unit_test (test_extents_outside),
+    cmocka_unit_test (test_hole_that_ends_within_a_block),
     cmocka_unit_test (test_large_disk),
     cmocka_unit_test (test_scratch_files),
     cmocka_unit_test (test_bad_options),
