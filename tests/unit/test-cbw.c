@@ -405,9 +405,9 @@ odd_extents (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
              enum blk_status status, struct extents *extents)
 {
   if (off >= ODD_END)
-    return MIN (0, extents_add (extents, off, len, 0));
-  return MIN (0, extents_add (extents, off, MIN (len, ODD_END - off),
-                              EXTENT_HOLE | EXTENT_ZERO));
+    return extents_add (extents, off, len, 0) < 0 ? -ENOMEM : 0;
+  return extents_add (extents, off, MIN (len, ODD_END - off),
+                      EXTENT_HOLE | EXTENT_ZERO) < 0 ? -ENOMEM : 0;
 }
 
 static void
