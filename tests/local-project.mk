@@ -6,3 +6,4 @@ check_PROGRAMS += oracle/oracle-programs
 oracle_oracle_programs_SOURCES = oracle/oracle-programs.c oracle/history.c oracle/history.h oracle/writer.c oracle/writer.h
 SCRIPT_TESTS += oracle/oracle-programs.sh
 LONG_TESTS += oracle/oracle-long.sh
+SCRIPT_TESTS += test-readme-tour.sh
