@@ -213,25 +213,38 @@ summary_set (struct bitmap *b, uint64_t first, uint64_t last)
                last >> (k * WORD_SHIFT));
 }
 
+/* Set the bits in mask of the leaf's word w; how many of them were not set. */
+static inline unsigned
+leaf_set (struct bitmap *b, uint64_t w, uint64_t mask)
+{
+  const uint64_t old = word_load (&b->level[0], w);
+
+  /* The common case, a block that is dirty already: one load. */
+  if ((old & mask) == mask)
+    return 0;
+  /* With any bit of the word set the summary is there, by (S). */
+  if (old == 0)
+    summary_set (b, w << WORD_SHIFT, w << WORD_SHIFT);
+  return word_set (&b->level[0], w, mask);
+}
+
 void
 bitmap_set (struct bitmap *b, uint64_t off, uint64_t len)
 {
-  uint64_t first, last, mask, n;
+  uint64_t first, last, w, n;
 
   assert (range_is_within (off, len, b->size));
   if (len == 0)
     return;
   first = off >> b->shift;
   last = (off + len - 1) >> b->shift;
-
-  /* The common case, a block that is dirty already: one load. */
-  if (first >> WORD_SHIFT == last >> WORD_SHIFT) {
-    mask = word_mask (first >> WORD_SHIFT, first, last);
-    if ((word_load (&b->level[0], first >> WORD_SHIFT) & mask) == mask)
-      return;
+  w = first >> WORD_SHIFT;
+  if (w == last >> WORD_SHIFT)
+    n = leaf_set (b, w, word_mask (w, first, last));
+  else {
+    summary_set (b, first, last);
+    n = level_set (&b->level[0], first, last);
   }
-  summary_set (b, first, last);
-  n = level_set (&b->level[0], first, last);
   if (n > 0)
     atomic_fetch_add_explicit (&b->count, n, memory_order_relaxed);
 }
@@ -416,8 +429,7 @@ merge_words (struct bitmap *dst, const struct bitmap *src, uint64_t end)
   while ((pos = find_set (src, pos, end)) < end) {
     w = pos >> WORD_SHIFT;
     n = word_load (&src->level[0], w) & word_mask (w, 0, end - 1);
-    summary_set (dst, w << WORD_SHIFT, w << WORD_SHIFT);
-    added += word_set (&dst->level[0], w, n);
+    added += leaf_set (dst, w, n);
     pos = (w + 1) << WORD_SHIFT;
   }
   atomic_fetch_add_explicit (&dst->count, added, memory_order_relaxed);

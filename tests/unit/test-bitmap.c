@@ -6,7 +6,9 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -397,26 +399,31 @@ test_memory (void **state)
 
 static struct bitmap *stress_bitmap;
 static uint64_t stress_offsets[STRESS_SETS];
+static atomic_uint stress_arrived[STRESS_SETS];
 
 static void *
 stress_setter (void *arg)
 {
   unsigned i, *missed = arg;
   struct range r;
+  uint64_t before;
 
   for (i = 0; i < STRESS_SETS; i++) {
-    /* From the end of the clean summary, so that it is what is read. */
     const uint64_t off = stress_offsets[i];
     const uint64_t len = i % 64 == 0 ? 4096 * 200 : 1;
 
+    /* Two at least set it at the same time. */
+    atomic_fetch_add (&stress_arrived[i], 1);
+    while (atomic_load (&stress_arrived[i]) < 2)
+      sched_yield ();
     bitmap_set (stress_bitmap, off, len);
     if (!bitmap_next_dirty (stress_bitmap, 0, off + 1, &r)
         || !bitmap_next_dirty (stress_bitmap, off, 1, &r)
         || !bitmap_get (stress_bitmap, off + len - 1))
       ++*missed;
-    /* Everything before it in the list's own region of summary words. */
-    if (!bitmap_next_dirty (stress_bitmap, round_down (off, 4096 << 12),
-                            4096 << 12, &r)
+    /* From the end of the word before, so that the summary is read. */
+    before = MAX (round_down (off, 4096 * 64), 4096) - 4096;
+    if (!bitmap_next_dirty (stress_bitmap, before, off + 1 - before, &r)
         || r.off > off)
       ++*missed;
   }
@@ -435,6 +442,7 @@ test_stress (void **state)
     assert_int_equal (bitmap_new (STRESS_GRANULES * 4096, 4096,
                                   &stress_bitmap), 0);
     model_init (&m, STRESS_GRANULES * 4096, 4096);
+    memset (stress_arrived, 0, sizeof stress_arrived);
     for (i = 0; i < STRESS_SETS; i++)
       stress_offsets[i] = random_below ((STRESS_GRANULES - 200) * 4096);
     for (i = 0; i < STRESS_THREADS; i++) {
