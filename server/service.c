@@ -354,6 +354,8 @@ service_open (struct service *s, struct error *err)
       error_prefix (err, "disk '%.64s'", options.name);
       return r;
     }
+    log_info ("disk '%s': %s, %" PRIu64 " bytes", options.name, options.file,
+              disk_size (spec->disk));
   }
   for (i = 0; i < s->bitmaps.len; i++) {
     const struct bitmap_spec *spec = &s->bitmaps.ptr[i];
@@ -410,6 +412,9 @@ session_started (void *opaque, struct session *session, struct error *err)
         export_remove (s->backup_exports, disks[i].export_name);
       return r;
     }
+    log_info ("backup %s: %s, %" PRIu64 " of %" PRIu64 " bytes "
+              "(%s)", d->export_name,
+              session_mode_name (d->mode), d->dirty_bytes, d->size, d->why);
   }
   return 0;
 }
@@ -525,6 +530,9 @@ service_start (struct service *s, struct error *err)
     r = start_nbd_server (s, SERVICE_BACKUP, &s->backup_server, err);
   if (r == 0 && s->qmp)
     r = qmp_server_start (s->qmp, err);
+  if (r == 0)
+    log_info ("serving %zu disks on %zu sockets", s->disks.len,
+              listeners_nr (s->listeners));
   return r;
 }
 

@@ -35,6 +35,12 @@ def is_read(uri, off, length, pattern):
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
+def has_context(uri, context):
+    return subprocess.run(["nbdinfo", "--map=" + context, uri],
+                          stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL).returncode == 0
+
+
 def exports(uri):
     out = subprocess.run(["nbdinfo", "--list", uri], check=True,
                          stdout=subprocess.PIPE).stdout.decode()
@@ -62,6 +68,8 @@ def full(d, q):
     check_equal(exports(d.uri("")), ["vda", "vdb"], "live exports")
     check_equal(exports("nbd+unix:///?socket=" + d.backup),
                 [s["id"] + "/vda", s["id"] + "/vdb"], "exports")
+    # Only an incremental's bitmap says what to pull.
+    check(not has_context(uri, "qemu:dirty-bitmap:new"), "a full's context")
     # The view stays as it was, the disk goes on.
     d.write("vda", M, 64 * K, 2)
     check(is_read(uri, M, 64 * K, 1), "the view has changed")
@@ -111,6 +119,7 @@ def incremental(d, q, base):
         expected = [(0, M, 0), (M, 64 * K, 1),
                     (M + 64 * K, 15 * M - 64 * K, 0)]
         check_equal(nbd_map(disk["uri"], context), expected, "map")
+        check(has_context(disk["uri"], context), "context")
         # New writes do not show, neither as data nor as dirty.
         d.write("vda", 4 * M, 64 * K, 3)
         check_equal(nbd_map(disk["uri"], context), expected, "map, later")

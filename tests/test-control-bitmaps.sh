@@ -5,6 +5,7 @@
 truncate -s 16M "$tmp/vda.raw"
 truncate -s 16M "$tmp/vdb.raw"
 timeout 60 python3 - "$tmp" <<'END'
+import os
 import sys
 from qmp_client import QmpError
 from tidemarkd_util import Tidemarkd, check, check_equal, nbd_map
@@ -110,4 +111,11 @@ with Tidemarkd(tmp, "--disk", "vda,file=%s/vda.raw" % tmp,
     check_equal((first["busy"], first["base"], first["count"]),
                 (False, s["id"], 0), "after the backup")
     check_equal(d.stop(), 0, "exit status")
+
+# A file name that is not UTF-8.
+name = os.fsencode(tmp) + b"/\xff.raw"
+os.rename(tmp + "/vda.raw", name)
+with Tidemarkd(tmp, "--disk", b"vda,file=" + name) as d, d.qmp() as q:
+    check_equal(q.execute("query-block")[0]["inserted"]["file"],
+                tmp + "/?.raw", "file")
 END

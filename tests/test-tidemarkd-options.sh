@@ -109,8 +109,9 @@ bad 1 "--pid-file '$tmp/no-such-dir/pid'" "${A[@]}" --pid-file no-such-dir/pid
 bad 1 "disk 'a'" --disk a,file=missing.raw --control unix:ctl --daemon
 [ ! -e ctl ] || fail "a socket file of a failed start was left"
 
-# A socket that someone answers on is not taken over.
-background "$tidemarkd" "${A[@]}"
+# A socket that someone answers on is not taken over.  (Bitmaps may come before
+# their disks.)
+background "$tidemarkd" --bitmap a/b "${A[@]}"
 wait_for 20 python3 "$PYTHONPATH/qmp_client.py" ctl query-version
 bad 1 "ctl" --disk b,file=b.raw --control unix:ctl
 # Nor is a disk.

@@ -192,6 +192,31 @@ test_backup (void **state)
   end_sessions (1);
 }
 
+/* A bitmap that cannot be trusted is never shown without saying so. */
+static void
+test_inconsistent (void **state)
+{
+  struct disk *disk = service_disk (service, 0);
+  struct dirty_bitmap *bm = dirty_find (disk_dirty (disk), "b");
+  json_t *reply, *bitmap;
+
+  assert_non_null (bm);
+  gate_close (disk_gate (disk));
+  dirty_invalidate (disk_dirty (disk), bm, "a test \xff");
+  gate_open (disk_gate (disk));
+  dirty_unref (bm);
+  check ("{\"execute\": \"query-block\"}");
+  reply = run ("{\"execute\": \"query-block\"}");
+  assert_int_equal (json_unpack (reply, "{s[{s{s[o]}}]}", "return",
+                                 "inserted", "dirty-bitmaps", &bitmap), 0);
+  assert_true (json_is_true (json_object_get (bitmap, "inconsistent")));
+  assert_string_equal (json_string_value (json_object_get (bitmap, "reason")),
+                       "a test ?");
+  assert_string_equal (json_string_value (json_object_get (bitmap, "status")),
+                       "inconsistent");
+  json_decref (reply);
+}
+
 int
 main (void)
 {
@@ -199,6 +224,7 @@ main (void)
     cmocka_unit_test (test_queries),
     cmocka_unit_test (test_errors),
     cmocka_unit_test (test_backup),
+    cmocka_unit_test (test_inconsistent),
   };
 
   alarm (30);

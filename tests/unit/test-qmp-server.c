@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -104,6 +105,22 @@ read_message (int fd)
     total += (size_t) n;
   } while (buf[n - 1] != '\n');
   return total;
+}
+
+/* How many messages end in what can be read now. */
+static size_t
+count_messages (int fd)
+{
+  static char buf[65536];
+  size_t count = 0;
+  ssize_t n, i;
+
+  assert_true (is_readable (fd));
+  n = read (fd, buf, sizeof buf);
+  assert_true (n > 0);
+  for (i = 0; i < n; i++)
+    count += buf[i] == '\n';
+  return count;
 }
 
 static void
@@ -245,6 +262,40 @@ test_stop (void **state)
   close (fd);
 }
 
+static void *
+free_thread (void *q)
+{
+  qmp_server_free (q);
+  return NULL;
+}
+
+/* More is waiting than the socket holds: a peer that reads gets all of it
+ * after the end was asked for, one that does not cannot hold it up.
+ */
+static void
+test_flush (void **state)
+{
+  struct fixture *f = *state;
+  int fd = connect_peer (f, true), deaf = connect_peer (f, true), i;
+  json_t *data = event_data (65536);
+  pthread_t thread;
+  char byte;
+
+  for (i = 0; i < 20; i++)
+    qmp_event (f->q, "FLUSH", data);
+  json_decref (data);
+  assert_int_equal (pthread_create (&thread, NULL, free_thread, f->q), 0);
+  f->q = NULL;
+  while (i > 0)
+    i -= (int) count_messages (fd);
+  assert_int_equal (i, 0);
+  assert_true (is_readable (fd));
+  assert_int_equal (read (fd, &byte, 1), 0);
+  assert_int_equal (pthread_join (thread, NULL), 0);
+  close (fd);
+  close (deaf);
+}
+
 /* A reply is complete although the server ends at once. */
 static void
 test_last_reply (void **state)
@@ -287,6 +338,7 @@ main (void)
     cmocka_unit_test_setup_teardown (test_deaf_peer, setup, teardown),
     cmocka_unit_test_setup_teardown (test_late_peer, setup, teardown),
     cmocka_unit_test_setup_teardown (test_stop, setup, teardown),
+    cmocka_unit_test_setup_teardown (test_flush, setup, teardown),
     cmocka_unit_test_setup_teardown (test_last_reply, setup, teardown),
     cmocka_unit_test (test_text),
   };
