@@ -12,6 +12,7 @@ SCRIPT_TESTS += \
 	test-control-backup.sh \
 	test-control-bitmaps.sh \
 	test-control-commands.sh \
+	test-control-concurrent.sh \
 	test-control-hostile.sh \
 	test-control-lease.sh \
 	test-docs-tidemarkd.sh \
