@@ -339,7 +339,7 @@ take_event (struct run *run, const json_t *o)
     die ("the client stores something unheard of");
   s = &run->stored[name[0] - 'a'];
   s->disk = (unsigned) (name[0] - 'a');
-  s->image = format ("%s/%s/%s", run->repo->path, name, image);
+  s->image = format ("%s/%s", run->repo->path, image);
   s->point = format ("%s", point);
 }
 
