@@ -37,3 +37,6 @@ SCRIPT_TESTS += interop-qemu-locks.sh
 UNIT_TESTS += unit/test-blk-file-faults
 unit_test_blk_file_faults_SOURCES = unit/test-blk-file-faults.c \
 	unit/disk-model.h unit/unit.h
+check_PROGRAMS += blk-device
+blk_device_SOURCES = blk-device.c unit/disk-model.h unit/unit.h
+SCRIPT_TESTS += test-blk-device.sh

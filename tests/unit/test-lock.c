@@ -47,6 +47,7 @@ right_order (void)
   lock_release (&high);
 }
 
+#ifndef NDEBUG
 static void
 wrong_order (void)
 {
@@ -115,6 +116,8 @@ wait_unheld (void)
   cond_init (&cond);
   lock_wait (&low, &cond);
 }
+
+#endif /* !NDEBUG */
 
 static void
 test_breaches (void **state)
