@@ -12,7 +12,7 @@
 #include "control.h"
 #include "error.h"
 #include "manifest.h"
-#include "options.h"
+#include "cmdline.h"
 #include "point.h"
 #include "pull.h"
 #include "repo.h"

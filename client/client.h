@@ -4,7 +4,7 @@
 #define TIDEMARK_CLIENT_H
 
 #include "error.h"
-#include "options.h"
+#include "cmdline.h"
 
 /* Exit codes, as the manual page lists them. */
 enum {

@@ -1,1 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
+client_ldadd = $(top_builddir)/client/libclient.la $(LDADD) $(GNUTLS_LIBS)
+UNIT_TESTS += unit/test-sums
+unit_test_sums_SOURCES = unit/test-sums.c
+unit_test_sums_LDADD = $(client_ldadd)
+UNIT_TESTS += unit/test-dirtymap
+unit_test_dirtymap_SOURCES = unit/test-dirtymap.c
+unit_test_dirtymap_LDADD = $(client_ldadd)
+UNIT_TESTS += unit/test-cmdline
+unit_test_cmdline_SOURCES = unit/test-cmdline.c
+unit_test_cmdline_LDADD = $(client_ldadd)
+UNIT_TESTS += unit/test-chain
+unit_test_chain_SOURCES = unit/test-chain.c
+unit_test_chain_LDADD = $(client_ldadd)

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "options.h"
+#include "cmdline.h"
 #include "size.h"
 
 struct parser {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Command line options by table. */
-#ifndef TIDEMARK_OPTIONS_H
-#define TIDEMARK_OPTIONS_H
+#ifndef TIDEMARK_CMDLINE_H
+#define TIDEMARK_CMDLINE_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -59,4 +59,4 @@ void options_print_help (const struct option_spec *specs, FILE *fp);
 void options_print_names (const struct option_spec *specs, const char *sep,
                           FILE *fp);
 
-#endif /* TIDEMARK_OPTIONS_H */
+#endif /* TIDEMARK_CMDLINE_H */
