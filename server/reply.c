@@ -110,24 +110,26 @@ reply_find_holes (const void *buf, uint64_t len, uint64_t off, size_t max,
                   struct reply_chunk *chunks)
 {
   uint64_t pos = 0, run;
-  bool is_hole;
+  bool is_hole, is_new;
   size_t nr = 0;
 
   while (pos < len) {
     run = run_length (buf, len, off, pos, &is_hole);
     if (run < REPLY_MIN_HOLE && run < len)
       is_hole = false;
-    /* Keep one chunk for the rest, which is then data. */
-    if (nr == max - 1 && pos + run < len) {
+    is_new = nr == 0 || chunks[nr-1].is_hole != is_hole;
+    /* The last chunk has to hold all of the rest, which is then data. */
+    if (is_new && nr == max - 1 && pos + run < len) {
       is_hole = false;
+      is_new = nr == 0 || chunks[nr-1].is_hole;
       run = len - pos;
     }
-    if (nr > 0 && chunks[nr-1].is_hole == is_hole)
-      chunks[nr-1].len += run;
-    else
+    if (is_new)
       chunks[nr++] = (struct reply_chunk) {
         .pos = pos, .len = run, .is_hole = is_hole,
       };
+    else
+      chunks[nr-1].len += run;
     pos += run;
   }
   return nr;

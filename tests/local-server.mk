@@ -4,3 +4,9 @@ nbd_test_server_SOURCES = nbd-test-server.c
 EXTRA_DIST += raw_nbd.py
 SCRIPT_TESTS += server-handshake.py server-commands.py server-status.py \
 	server-hostile.py
+UNIT_TESTS += unit/test-nbd-pure unit/test-export unit/fault-nbd-server \
+	unit/race-nbd-server
+unit_test_nbd_pure_SOURCES = unit/test-nbd-pure.c
+unit_test_export_SOURCES = unit/test-export.c
+unit_fault_nbd_server_SOURCES = unit/fault-nbd-server.c
+unit_race_nbd_server_SOURCES = unit/race-nbd-server.c
