@@ -7,14 +7,19 @@
 
 cd "$top_srcdir"
 
-# The "..." includes of files that come from one of the directories.
+# The "..." includes of file that come from one of the directories, or, if its
+# own is one of them, from there.  (The compiler looks there first.)
 includes ()
 {
-    local file=$1 header dir
+    local file=$1 header dir own
     shift
+    own=$(dirname "$file")
     sed -n 's/^ *# *include *"\([^"]*\)".*/\1/p' "$file" |
         while read -r header; do
             for dir; do
+                if [ "$dir" != "$own" ] && [ -e "$own/$header" ]; then
+                    continue
+                fi
                 if [ -e "$dir/$(basename "$header")" ]; then
                     echo "$header"
                 fi
