@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Reads and extents of qcow2 nodes: run by run, each run one request to the
- * file or to the backing file.
+ * file of the layer that holds it.
+ *
+ * Below the top all layers are read-only, so what was found in a chain stays
+ * true: each node remembers the layer that answered last and for which range,
+ * and small reads in sequence do not go down the chain again.
  *
  * Called from any thread.  The lock is held only to look up a run; on a
  * writable node each step is an operation (qcow2_op_enter), so that no host
@@ -14,6 +18,87 @@
 
 #include "cleanup.h"
 #include "qcow2.h"
+
+/* Where a range of guest bytes comes from. */
+struct source {
+  struct qcow2 *layer;
+  unsigned depth;               /* of the layer below where it began: 0... */
+  struct qcow2_run run;         /* in the layer; UNALLOCATED: what is below it
+                                   is no qcow2, or shorter, or nothing */
+};
+
+/* The layer below q that can be searched for off, or NULL. */
+static struct qcow2 *
+layer_below (const struct qcow2 *q, uint64_t off)
+{
+  struct blk *backing = q->blk.backing;
+
+  if (!backing || backing->driver != &qcow2_driver
+      || !blk_is_read_only (backing) || off >= blk_size (backing))
+    return NULL;
+  return qcow2_of (backing);
+}
+
+/* Begin with what q remembers. */
+static void
+recall (struct qcow2 *q, uint64_t off, uint64_t *len, struct source *src)
+{
+  const struct qcow2_memo *m = &q->memo;
+
+  src->layer = q;
+  src->depth = 0;
+  lock_acquire (&q->lock);
+  if (off >= m->off && off - m->off < m->len) {
+    src->layer = m->layer;
+    src->depth = m->depth;
+    *len = MIN (*len, m->len - (off - m->off));
+  }
+  lock_release (&q->lock);
+}
+
+static void
+remember (struct qcow2 *q, uint64_t off, const struct source *src)
+{
+  lock_acquire (&q->lock);
+  q->memo = (struct qcow2_memo) {
+    .off = off, .len = src->run.len,
+    .layer = src->layer, .depth = src->depth,
+  };
+  lock_release (&q->lock);
+}
+
+/* Find out where [off, off+len) of a read-only chain begins to come from. */
+static int
+find_source (struct qcow2 *q, uint64_t off, uint64_t len, bool is_nowait,
+             struct source *src)
+{
+  uint64_t asked = len;
+  struct qcow2 *next, *first;
+  int error;
+
+  /* To the end of the cluster at least, for what is read next. */
+  len = MAX (len, q->cluster_size - (off & (q->cluster_size - 1)));
+  len = MIN (len, blk_size (&q->blk) - off);
+  recall (q, off, &len, src);
+  first = src->layer;
+  for (;;) {
+    lock_acquire (&src->layer->lock);
+    error = qcow2_map (src->layer, off, len, is_nowait, &src->run);
+    lock_release (&src->layer->lock);
+    if (error < 0)
+      return error;
+    if (src->run.type != QCOW2_UNALLOCATED
+        || !(next = layer_below (src->layer, off)))
+      break;
+    len = MIN (src->run.len, blk_size (&next->blk) - off);
+    src->layer = next;
+    src->depth++;
+  }
+  if (src->layer != first)
+    remember (q, off, src);
+  src->run.len = MIN (src->run.len, asked);
+  return 0;
+}
 
 /* Unallocated: from the backing file as far as it reaches. */
 static int
@@ -85,39 +170,56 @@ read_run (struct qcow2 *q, const struct qcow2_run *run, uint8_t *buf,
   }
 }
 
-int
-qcow2_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
-             unsigned flags)
+/* The top of a stack that is written to. */
+static int
+read_writable (struct qcow2 *q, uint8_t *p, uint64_t len, uint64_t off,
+               unsigned flags)
 {
-  struct qcow2 *q = qcow2_of (blk);
-  bool is_counted = !blk_is_read_only (blk);
-  uint8_t *p = buf;
   struct qcow2_run run;
-  unsigned epoch = 0;
+  unsigned epoch;
   int error;
 
   for (; len > 0; p += run.len, off += run.len, len -= run.len) {
     lock_acquire (&q->lock);
-    if (is_counted)
-      epoch = qcow2_op_enter (q);
+    epoch = qcow2_op_enter (q);
     error = qcow2_map (q, off, len, flags & BLK_NOWAIT, &run);
     lock_release (&q->lock);
     if (error == 0)
       error = read_run (q, &run, p, off, flags);
-    if (is_counted) {
-      lock_acquire (&q->lock);
-      qcow2_op_leave (q, epoch);
-      lock_release (&q->lock);
-    }
+    lock_acquire (&q->lock);
+    qcow2_op_leave (q, epoch);
+    lock_release (&q->lock);
     if (error < 0)
       return error;
   }
   return 0;
 }
 
+int
+qcow2_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
+             unsigned flags)
+{
+  struct qcow2 *q = qcow2_of (blk);
+  struct source src;
+  uint8_t *p = buf;
+  uint64_t n;
+  int error;
+
+  if (!blk_is_read_only (blk))
+    return read_writable (q, p, len, off, flags);
+  for (; len > 0; p += n, off += n, len -= n) {
+    error = find_source (q, off, len, flags & BLK_NOWAIT, &src);
+    if (error == 0)
+      error = read_run (src.layer, &src.run, p, off, flags);
+    if (error < 0)
+      return error;
+    n = src.run.len;
+  }
+  return 0;
+}
+
 /* --- extents */
 
-/* One step of a walk: 1 = the list is full, 0, -errno; *done bytes. */
 struct walk {
   struct qcow2 *q;
   unsigned flags;
@@ -125,99 +227,121 @@ struct walk {
   struct extents *extents;
 };
 
-/* The depths of the backing file, one deeper. */
+/* One extent.  1 = the list is full, 0, -errno; *ret_done bytes. */
 static int
-add_backing_depths (struct walk *w, uint64_t len, uint64_t off,
-                    uint64_t *ret_done)
+add_one (struct walk *w, uint64_t len, uint64_t off, uint32_t value,
+         uint64_t *ret_done)
 {
-  struct extents below;
-  int r;
+  int r = extents_add (w->extents, off, len, value);
 
-  extents_init (&below, w->extents->max);
-  r = blk_extents (w->q->blk.backing, len, off, w->flags, w->status, &below);
-  for (size_t i = 0; r == 0 && i < below.len; i++) {
-    const struct extent *e = &below.ptr[i];
-
-    r = extents_add (w->extents, e->off, e->len, e->value ? e->value + 1 : 0);
-    if (r == 0)
-      *ret_done += e->len;
-  }
-  extents_free (&below);
+  *ret_done = r == 0 ? len : 0;
   return r;
 }
 
+/* The depths of a node that is depth layers below. */
 static int
-add_backing (struct walk *w, uint64_t len, uint64_t off, uint64_t *ret_done)
+add_depths (struct walk *w, struct blk *below, uint32_t depth, uint64_t len,
+            uint64_t off, uint64_t *ret_done)
 {
-  struct blk *backing = w->q->blk.backing;
-  uint64_t size = backing ? blk_size (backing) : 0, before;
+  struct extents list;
   int r;
 
-  if (off >= size) {
-    r = extents_add (w->extents, off, len,
-                     w->status == BLK_STATUS_DEPTH ? 0
-                     : EXTENT_HOLE | EXTENT_ZERO);
-    *ret_done = r == 0 ? len : 0;
-    return r;
+  extents_init (&list, w->extents->max);
+  r = blk_extents (below, len, off, w->flags, w->status, &list);
+  for (size_t i = 0; r == 0 && i < list.len; i++) {
+    const struct extent *e = &list.ptr[i];
+
+    r = extents_add (w->extents, e->off, e->len,
+                     e->value ? e->value + depth : 0);
+    if (r == 0)
+      *ret_done += e->len;
   }
+  extents_free (&list);
+  return r;
+}
+
+/* Nothing in any layer of qcow2: what is below the last of them says. */
+static int
+add_unallocated (struct walk *w, const struct source *src, uint64_t off,
+                 uint64_t *ret_done)
+{
+  struct blk *below = src->layer->blk.backing;
+  uint64_t size = below ? blk_size (below) : 0, len = src->run.len, before;
+  int r;
+
+  if (off >= size)
+    return add_one (w, len, off, w->status == BLK_STATUS_DEPTH ? 0
+                    : EXTENT_HOLE | EXTENT_ZERO, ret_done);
   len = MIN (len, size - off);
   *ret_done = 0;
   if (w->status == BLK_STATUS_DEPTH)
-    return add_backing_depths (w, len, off, ret_done);
+    return add_depths (w, below, src->depth + 1, len, off, ret_done);
   if (w->extents->len == w->extents->max)
     return 1;                   /* no room even for one more */
   before = extents_length (w->extents);
-  r = blk_extents (backing, len, off, w->flags, w->status, w->extents);
+  r = blk_extents (below, len, off, w->flags, w->status, w->extents);
   *ret_done = r == 0 ? extents_length (w->extents) - before : 0;
   return r;
 }
 
 static int
-add_run (struct walk *w, const struct qcow2_run *run, uint64_t off,
-         uint64_t *ret_done)
+add_source (struct walk *w, const struct source *src, uint64_t off,
+            uint64_t *ret_done)
 {
-  uint32_t value;
-  int r;
+  uint32_t value = 0;
 
-  switch (run->type) {
-  case QCOW2_UNALLOCATED:
-    return add_backing (w, run->len, off, ret_done);
-  case QCOW2_ZERO_PLAIN:
+  if (src->run.type == QCOW2_UNALLOCATED)
+    return add_unallocated (w, src, off, ret_done);
+  if (w->status == BLK_STATUS_DEPTH)
+    value = src->depth + 1;
+  else if (src->run.type == QCOW2_ZERO_PLAIN)
     value = EXTENT_HOLE | EXTENT_ZERO;
-    break;
-  case QCOW2_ZERO_ALLOC:
+  else if (src->run.type == QCOW2_ZERO_ALLOC)
     value = EXTENT_ZERO;
-    break;
-  default:
-    value = 0;
-    break;
-  }
-  r = extents_add (w->extents, off, run->len,
-                   w->status == BLK_STATUS_DEPTH ? 1 : value);
-  *ret_done = r == 0 ? run->len : 0;
-  return r;
+  return add_one (w, src->run.len, off, value, ret_done);
+}
+
+/* As find_source, for a node that may be written to. */
+static int
+find_any_source (struct qcow2 *q, uint64_t off, uint64_t len,
+                 struct source *src)
+{
+  struct qcow2 *next;
+  unsigned epoch;
+  int error;
+
+  if (blk_is_read_only (&q->blk))
+    return find_source (q, off, len, false, src);
+  src->layer = q;
+  src->depth = 0;
+  lock_acquire (&q->lock);
+  epoch = qcow2_op_enter (q);
+  error = qcow2_map (q, off, len, false, &src->run);
+  qcow2_op_leave (q, epoch);
+  lock_release (&q->lock);
+  if (error < 0 || src->run.type != QCOW2_UNALLOCATED
+      || !(next = layer_below (q, off)))
+    return error;
+  len = MIN (src->run.len, blk_size (&next->blk) - off);
+  error = find_source (next, off, len, false, src);
+  src->depth++;
+  return error;
 }
 
 int
 qcow2_extents (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
                enum blk_status status, struct extents *extents)
 {
-  struct qcow2 *q = qcow2_of (blk);
-  struct walk w = { q, flags, status, extents };
+  struct walk w = { qcow2_of (blk), flags, status, extents };
   size_t first = extents->len;
-  struct qcow2_run run;
-  unsigned epoch;
+  struct source src;
   uint64_t done = 0;
   int r;
 
   for (; len > 0; off += done, len -= done) {
-    lock_acquire (&q->lock);
-    epoch = qcow2_op_enter (q);
-    r = qcow2_map (q, off, len, false, &run);
-    qcow2_op_leave (q, epoch);
-    lock_release (&q->lock);
+    r = find_any_source (w.q, off, len, &src);
     if (r == 0)
-      r = add_run (&w, &run, off, &done);
+      r = add_source (&w, &src, off, &done);
     if (r == 1)
       return 0;
     if (r < 0)

@@ -143,6 +143,13 @@ struct qcow2_free {
   uint64_t len;
 };
 
+/* The layer of a read-only chain that answered for a range. */
+struct qcow2_memo {
+  uint64_t off, len;            /* len 0 = none */
+  struct qcow2 *layer;
+  unsigned depth;               /* below the node that remembers */
+};
+
 DEFINE_VECTOR (qcow2_reservations, struct qcow2_reservation);
 DEFINE_VECTOR (qcow2_frees, struct qcow2_free);
 
@@ -181,6 +188,7 @@ struct qcow2 {
   size_t nr_buckets;            /* fixed after open; a power of two */
   struct qcow2_slice_list clean;        /* last = least recently used */
   struct qcow2_slice_list dirty;
+  struct qcow2_memo memo;       /* qcow2-read.c */
   struct reqlist claims;        /* guest ranges being changed */
   struct qcow2_reservations reservations;       /* ascending by off */
   struct qcow2_frees frees;

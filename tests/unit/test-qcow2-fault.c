@@ -59,6 +59,7 @@ struct model {
 };
 
 static struct model model;
+static uint32_t cluster_size = CLUSTER;
 static unsigned nr_flushes;     /* that succeeded */
 static struct file file;
 static struct blk *node, *debug;
@@ -67,7 +68,7 @@ static void
 open_image (bool is_new)
 {
   struct qcow2_create_options create = {
-    .size = SIZE, .cluster_size = CLUSTER,
+    .size = SIZE, .cluster_size = cluster_size,
   };
   struct qcow2_open_options options = { 0 };
   struct error err = ERROR_INIT;
@@ -132,13 +133,15 @@ check_sectors (const uint32_t *may)
 }
 
 static void
-check_image (const struct file *f)
+check_image (const struct file *f, bool may_leak)
 {
   struct image_report report;
 
   image_check (f->bytes, f->size, &report);
   if (report.error)
     fail_msg ("%s: %llu", report.error, (unsigned long long) report.where);
+  if (!may_leak)
+    assert_int_equal (report.nr_leaks, 0);
 }
 
 /* Change i of the scenario: the same each time, all kinds of steps. */
@@ -177,14 +180,14 @@ begin (bool is_new)
 
 /* The image in file is sound, holds what it may, and can be worked with. */
 static void
-check_reopened (const uint32_t *may)
+check_reopened (const uint32_t *may, bool may_leak)
 {
-  check_image (&file);
+  check_image (&file, may_leak);
   open_image (false);
   check_sectors (may);
   assert_int_equal (change (0, 0, NR_SECTORS / 2, 31), 0);
   assert_int_equal (blk_close (node), 0);
-  check_image (&file);
+  check_image (&file, may_leak);
   open_image (false);
   check_sectors (model.now);
   assert_int_equal (blk_close (node), 0);
@@ -213,7 +216,7 @@ nth_fails_once (bool is_new, unsigned ops)
     blk_debug_fail_nth (debug, 0, 0, 0, false);
     check_sectors (model.now);
     assert_int_equal (blk_close (node), 0);
-    check_reopened (model.now);
+    check_reopened (model.now, false);
     file_destroy (&file);
   }
 }
@@ -257,7 +260,7 @@ nth_fails_for_ever (bool is_new)
     memcpy (may, model.stable, sizeof may);
     image_check (file.bytes, file.size, &report);
     if (report.has_header)
-      check_reopened (may);
+      check_reopened (may, true);
     else
       assert_true (is_new && has_fired);
     file_destroy (&file);
@@ -334,7 +337,7 @@ check_crashed (const struct moment *m, bool is_new)
     return;
   }
   memcpy (may, m->stable, sizeof may);
-  check_reopened (may);
+  check_reopened (may, true);
 }
 
 /* Run the scenario with all changes recorded, and the moments. */
@@ -399,6 +402,11 @@ test_power_lost (void **state)
 {
   lose_power (true);
   lose_power (false);
+  /* A refcount block for 128 KiB only: new ones come and go. */
+  cluster_size = 512;
+  lose_power (true);
+  lose_power (false);
+  cluster_size = CLUSTER;
 }
 
 /* --- races */
@@ -497,7 +505,7 @@ test_two_writes_to_a_new_cluster (void **state)
   expect_byte (0, 1);
   expect_byte (512, 2);
   assert_int_equal (blk_close (node), 0);
-  check_image (&file);
+  check_image (&file, false);
   file_destroy (&file);
 }
 
@@ -520,7 +528,7 @@ test_trim_during_write (void **state)
   finish (&b);
   expect_byte (0, 0);
   assert_int_equal (blk_close (node), 0);
-  check_image (&file);
+  check_image (&file, false);
   file_destroy (&file);
 }
 
@@ -572,7 +580,7 @@ test_reader_keeps_its_cluster (void **state)
   assert_int_equal (a.buf[0], 5);
   assert_int_equal (a.buf[CLUSTER - 1], 5);
   assert_int_equal (blk_close (node), 0);
-  check_image (&file);
+  check_image (&file, false);
   file_destroy (&file);
 }
 
@@ -594,10 +602,10 @@ test_write_during_flush (void **state)
   blk_debug_resume (debug, "a");
   finish (&a);
   assert_int_equal (flush (), 0);
-  check_image (&file);
+  check_image (&file, false);
   check_sectors (model.now);
   assert_int_equal (blk_close (node), 0);
-  check_reopened (model.now);
+  check_reopened (model.now, false);
   file_destroy (&file);
 }
 
