@@ -358,21 +358,6 @@ receive_payload (struct conn *c, uint8_t *buf, size_t len)
   return true;
 }
 
-static bool
-skip_payload (struct conn *c, uint64_t len)
-{
-  size_t n;
-
-  while (len > 0) {
-    if (!fill (c, 1))
-      return false;
-    n = MIN (len, c->rx_end - c->rx_pos);
-    c->rx_pos += n;
-    len -= n;
-  }
-  return true;
-}
-
 /* Answer a request without payload in the reply. */
 static void
 reply_own (struct conn *c, const struct request_head *head,
@@ -382,6 +367,27 @@ reply_own (struct conn *c, const struct request_head *head,
                                          c->rx_small + c->rx_small_len);
   if (c->rx_small_len > MIN (FLUSH_SMALL, CONN_RX_SMALL - REPLY_SMALL_MAX))
     flush_own (c);
+}
+
+/* Refuse a request.  The answer must not overtake the payload: a client looks
+ * for it only when it has sent all.
+ */
+static bool
+refuse_request (struct conn *c, const struct request_head *head,
+                struct request_error error)
+{
+  uint64_t len = request_has_payload (&c->request_env, head) ? head->len : 0;
+  size_t n;
+
+  while (len > 0) {
+    if (!fill (c, 1))
+      return false;
+    n = MIN (len, c->rx_end - c->rx_pos);
+    c->rx_pos += n;
+    len -= n;
+  }
+  reply_own (c, head, error);
+  return true;
 }
 
 static const struct request_error no_error = { .text = "" };
@@ -516,10 +522,8 @@ start_large_write (struct conn *c, const struct request_head *head)
 {
   struct slot *slot = slot_acquire_buffer (c, head, head->len);
 
-  if (slot == NULL) {
-    reply_own (c, head, no_memory);
-    return skip_payload (c, head->len);
-  }
+  if (slot == NULL)
+    return refuse_request (c, head, no_memory);
   if (!receive_payload (c, slot->buf, head->len)) {
     slot_release (slot);
     return false;
@@ -587,11 +591,8 @@ take_request (struct conn *c)
     return false;
   c->rx_pos += head_size;
   error = check (c, &head);
-  if (error.error) {
-    reply_own (c, &head, error);
-    return !request_has_payload (&c->request_env, &head)
-      || skip_payload (c, head.len);
-  }
+  if (error.error)
+    return refuse_request (c, &head, error);
   if (!request_has_payload (&c->request_env, &head)) {
     start_request (c, &head);
     return true;

@@ -4,7 +4,7 @@
  *   nbd-test-server [--listen ADDRESS]... [--disk NAME,KEY=VALUE...]...
  *                   [--bitmap DISK/NAME[,granularity=N][,disabled=on]]...
  *                   [--max-connections N] [--handshake-timeout SECONDS]
- *                   [--workers N]
+ *                   [--workers N] [--until-signal]
  *
  * Keys of a disk: size (of a disk in memory) or file (a raw file), readonly,
  * description, plain=on (the node itself, no disk around it), debug=on (a
@@ -12,7 +12,8 @@
  *
  * Commands come from standard input, one per line, and each is answered by one
  * line on standard output: "ok", "error TEXT", or what was asked for.  The
- * program says "ready" first and ends at the end of its input.
+ * program says "ready" first and ends at the end of its input; with
+ * --until-signal it reads nothing and ends on SIGTERM.
  */
 #include "config.h"
 
@@ -21,6 +22,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -345,21 +347,37 @@ close_disks (void)
 }
 
 static void
-run (struct nbd_server *server)
+run_commands (struct nbd_server *server)
 {
-  struct error error = ERROR_INIT;
   CLEANUP_FREE char *line = NULL;
   size_t cap = 0;
   ssize_t n;
 
-  check (nbd_server_start (server, &error), &error);
-  puts ("ready");
-  fflush (stdout);
   while ((n = getline (&line, &cap, stdin)) > 0) {
     if (line[n-1] == '\n')
       line[n-1] = '\0';
     run_command (server, line);
   }
+}
+
+static void
+run (struct nbd_server *server, bool until_signal)
+{
+  struct error error = ERROR_INIT;
+  sigset_t set;
+  int sig;
+
+  sigemptyset (&set);
+  sigaddset (&set, SIGTERM);
+  if (until_signal)
+    pthread_sigmask (SIG_BLOCK, &set, NULL);
+  check (nbd_server_start (server, &error), &error);
+  puts ("ready");
+  fflush (stdout);
+  if (until_signal)
+    sigwait (&set, &sig);
+  else
+    run_commands (server);
   nbd_server_free (server);
 }
 
@@ -373,6 +391,7 @@ main (int argc, char **argv)
     { "max-connections", required_argument, NULL, 'c' },
     { "handshake-timeout", required_argument, NULL, 't' },
     { "workers", required_argument, NULL, 'w' },
+    { "until-signal", no_argument, NULL, 's' },
     { "debug", no_argument, NULL, 'v' },
     { NULL }
   };
@@ -381,6 +400,7 @@ main (int argc, char **argv)
   struct error error = ERROR_INIT;
   struct nbd_server *server;
   size_t nr_addresses = 0, i;
+  bool until_signal = false;
   int c;
 
   check (export_table_new (&exports), &error);
@@ -397,6 +417,8 @@ main (int argc, char **argv)
       options.handshake_timeout = atoi (optarg);
     else if (c == 'w')
       options.nr_workers = atoi (optarg);
+    else if (c == 's')
+      until_signal = true;
     else if (c == 'v')
       log_set_debug (true);
     else
@@ -406,7 +428,7 @@ main (int argc, char **argv)
   check (nbd_server_new (&options, &server, &error), &error);
   for (i = 0; i < nr_addresses; ++i)
     listen_on (server, addresses[i]);
-  run (server);
+  run (server, until_signal);
   close_disks ();
   return 0;
 }
