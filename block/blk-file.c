@@ -131,7 +131,12 @@ file_flush (struct blk *blk)
   do
     r = fdatasync (file->fd) < 0 ? -errno : 0;
   while (r == -EINTR);
-  return r < 0 ? lose_data (file, r) : 0;
+  if (r < 0)
+    return lose_data (file, r);
+  /* The kernel tells a failure once per descriptor: of two flushes at the same
+   * time only one hears of it.
+   */
+  return atomic_load (&file->flush_error);
 }
 
 /* Write durably in one call.  -EOPNOTSUPP if that is not possible. */

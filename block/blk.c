@@ -84,8 +84,7 @@ static bool
 may_log (struct blk *blk, bool *ret_is_last)
 {
   struct timespec now;
-  uint64_t window, seen;
-  uint32_t n;
+  uint64_t window, seen, n;
 
   clock_gettime (CLOCK_MONOTONIC, &now);
   window = (uint64_t) now.tv_sec / LOG_WINDOW + 1;
@@ -94,8 +93,6 @@ may_log (struct blk *blk, bool *ret_is_last)
       && atomic_compare_exchange_strong (&blk->log_window, &seen, window))
     atomic_store (&blk->nr_logged, 0);
   n = atomic_fetch_add (&blk->nr_logged, 1);
-  if (n > LOG_MAX)              /* must not wrap */
-    atomic_store (&blk->nr_logged, LOG_MAX);
   *ret_is_last = n == LOG_MAX - 1;
   return n < LOG_MAX;
 }

@@ -144,7 +144,7 @@ struct blk {
                                    what is above */
   struct blk_stats stats;
   _Atomic uint64_t log_window;  /* private to the choke point, as the next */
-  _Atomic uint32_t nr_logged;
+  _Atomic uint64_t nr_logged;
 };
 
 /* For drivers: set the members of a zeroed node.  name and filename are

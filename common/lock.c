@@ -15,6 +15,16 @@
 
 _Static_assert (NR_LOCK_RANKS <= 32, "a bit of ranks_held per rank");
 
+static const char *const rank_names[NR_LOCK_RANKS] = {
+  [LOCK_RANK_SERVICE] = "SERVICE", [LOCK_RANK_CONTROL] = "CONTROL",
+  [LOCK_RANK_SESSIONS] = "SESSIONS", [LOCK_RANK_EXPORTS] = "EXPORTS",
+  [LOCK_RANK_CONN] = "CONN", [LOCK_RANK_DISK] = "DISK",
+  [LOCK_RANK_GATE] = "GATE", [LOCK_RANK_CBW] = "CBW",
+  [LOCK_RANK_DIRTY] = "DIRTY", [LOCK_RANK_COPY] = "COPY",
+  [LOCK_RANK_FORMAT] = "FORMAT", [LOCK_RANK_PROTOCOL] = "PROTOCOL",
+  [LOCK_RANK_WORKERS] = "WORKERS", [LOCK_RANK_LEAF] = "LEAF",
+};
+
 #ifndef NDEBUG
 static __thread uint32_t ranks_held;
 #endif
@@ -22,7 +32,8 @@ static __thread uint32_t ranks_held;
 static void __attribute__ ((noreturn, cold))
 breach (const struct lock *lock, const char *what)
 {
-  fprintf (stderr, "lock of rank %d: %s\n", (int) lock->rank, what);
+  fprintf (stderr, "lock of rank %s: %s\n",
+           lock->rank < NR_LOCK_RANKS ? rank_names[lock->rank] : "?", what);
   abort ();
 }
 

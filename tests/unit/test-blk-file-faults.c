@@ -33,6 +33,7 @@ static bool is_nth_fired;
 static size_t most_bytes = SIZE_MAX;    /* per transfer */
 static unsigned interrupt_every;        /* this many calls */
 static bool is_sync_after_write_failing;        /* of WRITE_DSYNC */
+static void (*during_sync) (void);      /* called once, while it runs */
 static off_t seek_hole_result = -1;     /* -1 = the real one */
 
 /* 0, or -1 with errno set. */
@@ -103,7 +104,14 @@ pwritev2 (int fd, const struct iovec *iov, int nr, off_t off, int flags)
 int
 fdatasync (int fd)
 {
-  return enter (CALL_SYNC);
+  void (*f) (void) = during_sync;
+
+  if (enter (CALL_SYNC) < 0)
+    return -1;
+  during_sync = NULL;
+  if (f)
+    f ();
+  return 0;
 }
 
 int
@@ -336,6 +344,24 @@ test_fua (void **state)
   assert_int_equal (blk_pwrite (blk, buf, 4096, 0, BLK_FUA), -EIO);
 }
 
+static void
+other_flush_fails (void)
+{
+  fail_with[CALL_SYNC] = EIO;
+  assert_int_equal (blk_flush (blk), -EIO);
+  fail_with[CALL_SYNC] = 0;
+}
+
+/* Two flushes at once, of which the kernel tells the failure to the other
+ * one only.
+ */
+static void
+test_two_flushes (void **state)
+{
+  during_sync = other_flush_fails;
+  assert_int_equal (blk_flush (blk), -EIO);
+}
+
 /* The write-back within a write failed: as a failed flush. */
 static void
 test_failed_fua (void **state)
@@ -452,7 +478,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     T (test_short_transfers), T (test_missing_calls),
     T (test_fallocate_error), T (test_failed_flush), T (test_fua),
-    T (test_failed_fua), T (test_nowait), T (test_probe),
+    T (test_two_flushes), T (test_failed_fua), T (test_nowait), T (test_probe),
     T (test_odd_seeks), T (test_failed_resize), T (test_every_call_fails),
   };
   int fd, failed;
