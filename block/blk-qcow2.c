@@ -80,6 +80,7 @@ set_geometry (struct qcow2 *q, bool is_read_only)
   q->max_clean = bytes >> q->slice_bits;
   q->max_dirty = CACHE_DIRTY >> q->slice_bits;
   q->blk.cluster_size = q->cluster_size;
+  q->blk.block_size = q->file->block_size;
 }
 
 int

@@ -23,6 +23,9 @@
 #include "log.h"
 #include "qcow2.h"
 
+/* Pieces of freed space remembered until a commit. */
+#define MAX_FREES 65536
+
 /* --- before the first change */
 
 static int
@@ -63,7 +66,7 @@ begin_step (struct qcow2 *q)
       q->header.autoclear = 0;
     pthread_cond_broadcast (&q->changed);
   }
-  is_full = q->dirty.len >= q->max_dirty;
+  is_full = q->dirty.len >= q->max_dirty || q->frees.len >= MAX_FREES;
   lock_release (&q->lock);
   if (error == 0 && is_full)
     error = qcow2_commit (q, false);

@@ -126,6 +126,14 @@ file_zero (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
   return 0;
 }
 
+/* After a trim the content is not defined. */
+static int
+file_trim (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
+{
+  memset (file_of (blk)->bytes + off, 0xdd, len);
+  return 0;
+}
+
 static int
 file_flush (struct blk *blk)
 {
@@ -157,7 +165,7 @@ static const struct blk_driver file_driver = {
   .pread = file_pread,
   .pwrite = file_pwrite,
   .zero = file_zero,
-  .trim = file_zero,
+  .trim = file_trim,
   .flush = file_flush,
   .resize = file_resize,
 };

@@ -65,6 +65,18 @@ new_backing (const struct subject *s)
   return mem;
 }
 
+/* Every other node gets caches of a few slices, to see them overflow. */
+static void
+set_caches (struct subject *s)
+{
+  struct qcow2 *q = (struct qcow2 *) s->node;
+
+  if (rnd (2)) {
+    q->max_clean = 2;
+    q->max_dirty = 1 + rnd (3);
+  }
+}
+
 static void
 subject_create (struct subject *s, uint64_t size, uint32_t cluster_size,
                 uint64_t backing_size, bool is_device)
@@ -92,6 +104,7 @@ subject_create (struct subject *s, uint64_t size, uint32_t cluster_size,
   options.backing = new_backing (s);
   if (blk_qcow2_create (file_node (&s->file), &options, &s->node, &err) < 0)
     fail_msg ("%s", err.msg);
+  set_caches (s);
 }
 
 static void
@@ -170,6 +183,7 @@ reopen (struct subject *s)
   check_image (s, 0);
   if (blk_qcow2_open (file_node (&s->file), &options, &s->node, &err) < 0)
     fail_msg ("%s", err.msg);
+  set_caches (s);
   if (s->base) {
     s->node->backing = new_backing (s);
     ((struct qcow2 *) s->node)->has_backing = true;
@@ -375,6 +389,55 @@ test_no_header_before_flush (void **state)
   subject_destroy (&s);
 }
 
+/* Before its first flush a new image may be too large for the caches: that
+ * does not make it valid.
+ */
+static void
+test_spill (void **state)
+{
+  struct image_report report;
+  struct subject s;
+
+  subject_create (&s, MAX_DISK, 512, 0, false);
+  ((struct qcow2 *) s.node)->max_clean = 2;
+  ((struct qcow2 *) s.node)->max_dirty = 4;
+  op_write (&s, 0, MAX_DISK / 2);
+  check_content (&s, 0, s.size);
+  assert_in_range (((struct qcow2 *) s.node)->clean.len, 0, 8);
+  image_check (s.file.bytes, s.file.size, &report);
+  assert_false (report.has_header);
+  assert_int_equal (blk_close (s.node), 0);
+  check_image (&s, 0);
+  subject_destroy (&s);
+}
+
+/* What is freed is used again, after the flush that frees it. */
+static void
+test_reuse (void **state)
+{
+  struct subject s;
+  uint64_t end;
+
+  subject_create (&s, UINT64_C (1) << 20, 4096, 0, false);
+  op_write (&s, 0, s.size);
+  reopen (&s);
+  end = s.file.size;
+  for (unsigned i = 0; i < 5; i++) {
+    op_trim (&s, 0, s.size);
+    assert_int_equal (blk_flush (s.node), 0);
+    op_write (&s, 1000, 200000);
+    op_trim (&s, 0, 100000);
+    op_write (&s, 500000, 500);
+    op_write (&s, 700000, 300000);
+    check_content (&s, 0, s.size);
+  }
+  reopen (&s);
+  assert_int_equal (s.file.size, end);
+  check_content (&s, 0, s.size);
+  assert_int_equal (blk_close (s.node), 0);
+  subject_destroy (&s);
+}
+
 /* Reserved space is in guest order whatever the order of the writes, and a
  * reservation that is never used costs nothing but a hole.
  */
@@ -479,6 +542,8 @@ main (int argc, char *argv[])
     cmocka_unit_test (test_refcount_widths),
     cmocka_unit_test (test_reftable_growth),
     cmocka_unit_test (test_no_header_before_flush),
+    cmocka_unit_test (test_spill),
+    cmocka_unit_test (test_reuse),
     cmocka_unit_test (test_reserve),
     cmocka_unit_test (test_parallel),
   };
