@@ -43,7 +43,11 @@
 #define NR_REPOS 2
 #define NR_WRITERS 5
 #define CHUNK UINT64_C (65536)
+#if defined (__SANITIZE_ADDRESS__) || defined (__SANITIZE_THREAD__)
+#define DEFAULT_POINTS 60
+#else
 #define DEFAULT_POINTS 300
+#endif
 #define TINY_SCRATCH (UINT64_C (128) * 1024)
 
 static uint64_t seed;
