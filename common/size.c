@@ -67,8 +67,9 @@ size_format (uint64_t bytes, char buf[SIZE_STRING_MAX])
   double n = (double) bytes;
   size_t i = 0;
 
-  /* 1023.95 would be shown as 1024 of its unit. */
-  while (n >= (i == 0 ? 1024 : 1023.5) && i + 1 < sizeof units / sizeof *units) {
+  /* 1023.6 would be shown as 1024 of its unit. */
+  while (n >= (i == 0 ? 1024 : 1023.5)
+         && i + 1 < sizeof units / sizeof *units) {
     n /= 1024;
     i++;
   }
