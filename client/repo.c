@@ -369,16 +369,17 @@ exists (int dirfd, unsigned number, bool is_full, const char *suffix)
   return faccessat (dirfd, name, F_OK, 0) == 0;
 }
 
-static void
+static int
 remove_suffix (int dirfd, unsigned number, bool is_full, const char *suffix)
 {
   char name[BACKUP_NAME_MAX];
 
   backup_name (number, is_full, suffix, name);
-  unlinkat (dirfd, name, 0);
+  return unlinkat (dirfd, name, 0) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-static void
+/* Returns the first error. */
+static int
 remove_all (int dirfd, unsigned number, bool is_full)
 {
   /* The manifest last: while it is there, the others are known to be
@@ -389,9 +390,14 @@ remove_all (int dirfd, unsigned number, bool is_full)
     ".json.partial",
   };
   size_t i;
+  int r = 0, e;
 
-  for (i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++)
-    remove_suffix (dirfd, number, is_full, suffixes[i]);
+  for (i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {
+    e = remove_suffix (dirfd, number, is_full, suffixes[i]);
+    if (r == 0)
+      r = e;
+  }
+  return r;
 }
 
 /* Did another disk of the session commit?  Then this one has to as well. */
@@ -444,11 +450,15 @@ recover_number (struct repo *repo, struct chain *chain, unsigned number,
   }
   else if (exists (chain->dirfd, number, is_full, ".json"))
     /* The backup is there; a writer of another kind left something. */
-    remove_suffix (chain->dirfd, number, is_full, ".qcow2.partial");
+    r = remove_suffix (chain->dirfd, number, is_full, ".qcow2.partial");
   else {
-    remove_all (chain->dirfd, number, is_full);
-    progress_say ("%s: removed the unfinished backup %u that an interrupted "
-                  "run left", chain->folder, number);
+    r = remove_all (chain->dirfd, number, is_full);
+    if (r == 0)
+      progress_say ("%s: removed the unfinished backup %u that an interrupted "
+                    "run left", chain->folder, number);
+    else
+      error_set_errno (err, -r, "%s: the unfinished backup %u cannot be "
+                       "removed", chain->folder, number);
   }
   manifest_free (m);
   if (r == 0 && fsync (chain->dirfd) < 0)

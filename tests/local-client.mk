@@ -12,3 +12,13 @@ unit_test_cmdline_LDADD = $(client_ldadd)
 UNIT_TESTS += unit/test-chain
 unit_test_chain_SOURCES = unit/test-chain.c
 unit_test_chain_LDADD = $(client_ldadd)
+EXTRA_DIST += client-test.sh
+SCRIPT_TESTS += \
+	interop-client-qemu.sh \
+	test-client-abort.sh \
+	test-client-base.sh \
+	test-client-chain.sh \
+	test-client-live.sh \
+	test-client-set.sh \
+	test-client-unconfirmed.sh \
+	test-client-verify.sh
