@@ -49,7 +49,7 @@ const struct socket_ops *socket_ops = &plain_ops;
  * this many replies without payload, even if more requests are at hand.
  */
 #define FLUSH_BYTES (128 * 1024)
-#define FLUSH_SMALL 512
+#define FLUSH_SMALL 128
 
 /* What a block status request may take for its reply. */
 #define STATUS_COST (REQUEST_MAX_EXTENTS * UINT64_C (16))
@@ -447,7 +447,7 @@ policy_for (struct conn *c, const struct request_head *head)
     return &c->inline_write;
   case NBD_CMD_TRIM:
   case NBD_CMD_WRITE_ZEROES:
-    return &c->inline_zero;
+    return head->len <= CONN_INLINE_ZERO ? &c->inline_zero : NULL;
   case NBD_CMD_BLOCK_STATUS:
     return &c->inline_status;
   default:

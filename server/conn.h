@@ -34,13 +34,16 @@
  * more than the second together.
  */
 #define CONN_KEEP_BUFFER (UINT32_C (1) << 20)
-#define CONN_KEEP_BYTES (UINT32_C (8) << 20)
+#define CONN_KEEP_BYTES (UINT32_C (4) << 20)
 
 /* Received bytes; a write with payload up to CONN_INLINE_WRITE is taken
  * from here without a copy.
  */
 #define CONN_RX_SIZE (256 * 1024)
 #define CONN_INLINE_WRITE (64 * 1024)
+
+/* Zeroing or trimming of more is for a worker in any case. */
+#define CONN_INLINE_ZERO (1024 * 1024)
 
 /* Replies without payload, not yet sent: from the receiving thread it stops
  * at the first number; each request of a worker may add one more.

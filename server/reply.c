@@ -361,13 +361,20 @@ advance (struct conn *c, size_t n)
   }
 }
 
+/* Batches that whoever completed a request sends, before he leaves the rest to
+ * the sender thread: a worker must not become the sender of a busy connection.
+ */
+#define MAX_BATCHES 8
+
 /* Send until nothing is queued; by the holder of the role.  False if the
- * socket is full and flags has MSG_DONTWAIT: the role is still held.
+ * socket is full, or there is too much, and flags has MSG_DONTWAIT: the role
+ * is still held.
  */
 static bool
 send_queued (struct conn *c, int flags)
 {
   struct msghdr msg = { .msg_name = NULL };
+  unsigned nr_batches = 0;
   ssize_t n;
 
   for (;;) {
@@ -376,6 +383,8 @@ send_queued (struct conn *c, int flags)
     if (c->iov_pos == c->nr_iov) {
       if (!next_batch (c))
         return true;
+      if ((flags & MSG_DONTWAIT) && ++nr_batches > MAX_BATCHES)
+        return false;
       continue;
     }
     msg.msg_iov = &c->iov[c->iov_pos];
