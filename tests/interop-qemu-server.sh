@@ -8,7 +8,7 @@ truncate -s 256M "$tmp/disk"
 background ./nbd-test-server --until-signal --listen "unix:$tmp/s" \
     --disk "a,file=$tmp/disk" --disk b,size=256M --bitmap a/b0 --bitmap b/b0
 pid=$!
-wait_for 10 test -S "$tmp/s"
+wait_for 20 is_listening "$tmp/s"
 uri () { echo "nbd+unix:///$1?socket=$tmp/s"; }
 dirty_map ()
 {

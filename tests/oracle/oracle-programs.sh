@@ -27,8 +27,8 @@ with_server ()
     truncate -s $size "$d/a.raw" "$d/b.raw"
     background "$@"
     pid=$!
-    wait_for 10 test -S "$d/ctl.sock"
-    wait_for 10 test -S "$d/live.sock"
+    wait_for 20 is_listening "$d/ctl.sock"
+    wait_for 20 is_listening "$d/live.sock"
     "$top_builddir/tests/oracle/oracle-programs" "$d" "$d/live.sock" \
         "$d/ctl.sock" "$tidemark" "$points" || fail "with $name"
     kill "$pid"

@@ -46,6 +46,25 @@ run (const char *fmt, ...)
     fail_msg ("failed: %s", cmd);
 }
 
+/* A server has bound sock, and listens too: between the two a client is
+ * refused.
+ */
+static bool
+is_listening (void)
+{
+  char line[512], path[256];
+  FILE *fp = fopen ("/proc/net/unix", "r");
+  unsigned flags;
+  bool found = false;
+
+  assert_non_null (fp);
+  while (!found && fgets (line, sizeof line, fp))
+    found = sscanf (line, "%*s %*s %*s %x %*s %*s %*s %255s", &flags,
+                    path) == 2 && flags == 0x10000 && strcmp (path, sock) == 0;
+  fclose (fp);
+  return found;
+}
+
 /* Start COMMAND, which must listen on sock, and wait until it does. */
 static void
 start_server (const char *fmt, ...)
@@ -63,7 +82,7 @@ start_server (const char *fmt, ...)
     execl ("/bin/sh", "sh", "-c", cmd, NULL);
     _exit (127);
   }
-  for (i = 0; i < 1000 && access (sock, F_OK) < 0; i++)
+  for (i = 0; i < 1000 && !is_listening (); i++)
     nanosleep (&(struct timespec) { .tv_nsec = 5000000 }, NULL);
   if (i == 1000)
     fail_msg ("did not start: %s", cmd);
