@@ -48,7 +48,8 @@ cmp "$tmp/disk" <(qemu-img dd -f raw -O raw bs=1M "if=$(uri b)" \
 # fio writes and verifies.
 fio --name=v --ioengine=nbd --uri="$(uri b)" --rw=randwrite --bs=4k-64k \
     --iodepth=32 --size=256M --io_size=64M --verify=crc32c \
-    --verify_fatal=1 --verify_state_save=0 --output="$tmp/fio" || fail "$(cat "$tmp/fio")"
+    --verify_fatal=1 --verify_state_save=0 --output="$tmp/fio" ||
+    fail "$(cat "$tmp/fio")"
 
 kill "$pid"
 wait "$pid" || fail "server ended with $?"

@@ -10,12 +10,18 @@ if [ ! -e "$top_srcdir/.git" ]; then exit 77; fi
 git -c safe.directory='*' -C "$top_srcdir" ls-files >"$tmp/files"
 test "$(wc -l <"$tmp/files")" -gt 200 || fail "git lists too few files"
 
-${MAKE:-make} -s -C "$top_builddir" distdir distdir="$tmp/dist" \
+# It can only be made in the build tree: under a name of its own.
+name=files.$$
+version=$(sed -n 's/^#define PACKAGE_VERSION "\(.*\)"/\1/p' \
+              "$top_builddir/config.h")
+dist=$top_builddir/$name-$version
+test_cleanup+=('chmod -R u+w "$dist"; rm -rf "$dist"')
+${MAKE:-make} -s -C "$top_builddir" distdir "PACKAGE=$name" \
     >"$tmp/log" 2>&1 || fail "make distdir: $(tail "$tmp/log")"
 while read -r file; do
     case $file in
         .gitignore) ;;
-        *) test -e "$tmp/dist/$file" || echo "$file" ;;
+        *) test -e "$dist/$file" || echo "$file" ;;
     esac
 done <"$tmp/files" >"$tmp/missing"
 if [ -s "$tmp/missing" ]; then
@@ -25,5 +31,5 @@ fi
 
 # Nor has it anything that only this machine knows.
 for file in config.status config.h functions.sh; do
-    test -z "$(find "$tmp/dist" -name "$file")" || fail "$file is in it"
+    test -z "$(find "$dist" -name "$file")" || fail "$file is in it"
 done
