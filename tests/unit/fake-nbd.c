@@ -178,10 +178,12 @@ reply_status (struct fake_nbd *f, int fd, const uint8_t *request, uint64_t off,
     n = 0;
   else if (f->lie == FAKE_MISSING_CONTEXT)
     n--;
+  else if (f->lie == FAKE_DUPLICATE_CONTEXT)
+    n++;
   for (i = 0; i < n; i++) {
     uint8_t data[20];
 
-    store_be32 (data, f->lie == FAKE_DUPLICATE_CONTEXT ? 1 : i + 1);
+    store_be32 (data, i % f->nr_contexts + 1);
     store_be32 (data + 4, f->lie == FAKE_ZERO_LENGTH ? 0 : 4096);
     store_be32 (data + 8, 0);
     store_be32 (data + 12, f->lie == FAKE_BEYOND_END ?
@@ -216,9 +218,11 @@ serve (struct fake_nbd *f, int fd)
     note_request (f);
     if (f->lie == FAKE_CLOSE || type == 2)
       return;
-    if (f->lie == FAKE_SILENT)
-      continue;
     assert (len <= FAKE_NBD_SIZE);
+    if (type == 1 && !read_full (fd, f->buf, len))
+      return;
+    if (f->lie == FAKE_SILENT || (f->lie == FAKE_SILENT_READS && type == 0))
+      continue;
     if (type == 0)
       ok = reply_read (f, fd, request, off, len);
     else if (type == 7)

@@ -12,11 +12,12 @@ enum fake_nbd_lie {
   FAKE_ZERO_LENGTH,             /* an empty extent */
   FAKE_BEYOND_END,              /* an extent past the export's end */
   FAKE_MISSING_CONTEXT,         /* granted, then left out of the reply */
-  FAKE_DUPLICATE_CONTEXT,       /* twice in one reply */
+  FAKE_DUPLICATE_CONTEXT,       /* one context twice in one reply */
   FAKE_NO_EXTENTS,              /* a block status reply without any chunk */
   FAKE_SHORT_READ,              /* half of the data, then done */
   FAKE_CLOSE,                   /* hangs up instead of a reply */
   FAKE_SILENT,                  /* never replies; hangs up when told */
+  FAKE_SILENT_READS,            /* never replies to reads */
   FAKE_BAD_MAGIC,
   FAKE_ODD_SIZE,                /* not a multiple of its minimum block */
   FAKE_ONE_CLIENT,              /* says multi-conn, never accepts a second */
