@@ -17,13 +17,13 @@ gone ()
 }
 
 # --run: nbdkit does not wait for the server that it ends, so we do.
-"${nbdkit[@]}" -U - "$plugin" "${args[@]}" --run '
+"${nbdkit[@]}" -U - "$plugin" "${args[@]}" --run "$bare"'
     python3 '"$top_srcdir"'/tests/qmp_client.py ctl query-version &&
     nbdinfo --list "nbd+unix:///?socket=bk" || :
     test -S bk' > out
 grep -q '"package": "tidemark' out || fail "$(cat out)"
 wait_for 20 gone
-"${nbdkit[@]}" -U - "$plugin" "${args[@]}" --run 'exit 7' && fail "status lost"
+"${nbdkit[@]}" -U - "$plugin" "${args[@]}" --run "$bare"'exit 7' && fail "status lost"
 wait_for 20 gone
 
 # In the background: relative paths still work after nbdkit's chdir, a session
@@ -53,6 +53,6 @@ gone || fail "socket files: $(ls)"
 test -z "$(ls -A scratch)" || fail "scratch: $(ls scratch)"
 
 # And the next one can have the disk at once.
-"${nbdkit[@]}" -U - "$plugin" "${args[@]}" --run 'nbdinfo --size "$uri"' > out
+"${nbdkit[@]}" -U - "$plugin" "${args[@]}" --run "$bare"'nbdinfo --size "$uri"' > out
 test "$(cat out)" = 1048576
 wait_for 20 gone

@@ -17,7 +17,7 @@ bad ()
     local text=$1
     shift
     expect_error "$text" "${nbdkit[@]}" -U - "$plugin" "$@" \
-        --run 'echo served >&2'
+        --run "$bare"'echo served >&2'
     grep -q served expect.err && fail "it went on with: $*"
     return 0
 }
