@@ -140,6 +140,9 @@ def one(number, options, cluster, depth, has_snapshot):
         if has_snapshot and turn == 0:
             run("qemu-img", "snapshot", "-c", "s", disk.name)
             saved = bytes(disk.model)
+            # All tables are shared now: we are the first to change them.
+            disk.ours()
+            disk.check()
         disk.qemu()
         disk.check()
     if has_snapshot:

@@ -49,6 +49,7 @@ struct subject {
   struct file file;
   struct blk *node;
   uint64_t size, backing_size;
+  unsigned max_depth;
   uint32_t cluster_size;
   uint8_t *model, *base;
 };
@@ -92,6 +93,7 @@ subject_create (struct subject *s, uint64_t size, uint32_t cluster_size,
   if (is_device)
     memset (s->file.bytes, 0xee, CAPACITY);
   s->size = size;
+  s->max_depth = backing_size ? 2 : 1;
   s->cluster_size = cluster_size;
   s->model = calloc (1, MAX (size, 1));
   if (backing_size) {
@@ -160,7 +162,7 @@ check_extents (struct subject *s, uint64_t off, uint64_t len)
     assert_int_equal (blk_extents (s->node, len, off, 0, BLK_STATUS_DEPTH,
                                    &e), 0);
     for (size_t i = 0; i < e.len; i++) {
-      assert_in_range (e.ptr[i].value, 0, s->base ? 2 : 1);
+      assert_in_range (e.ptr[i].value, 0, s->max_depth);
       if (e.ptr[i].value == 0)
         assert_true (is_zero_buffer (s->model + e.ptr[i].off, e.ptr[i].len));
     }
@@ -472,6 +474,76 @@ test_reserve (void **state)
   subject_destroy (&s);
 }
 
+/* --- chains */
+
+#define NR_LAYERS 5
+
+/* Open the layer's file, with backing put in by hand. */
+static struct blk *
+open_layer (struct file *f, bool is_read_only, struct blk *backing)
+{
+  struct qcow2_open_options options = { .is_read_only = is_read_only };
+  struct blk *ret;
+
+  assert_int_equal (blk_qcow2_open (file_node (f), &options, &ret, NULL), 0);
+  ret->backing = backing;
+  ((struct qcow2 *) ret)->has_backing = backing != NULL;
+  ((struct qcow2 *) ret)->backing_size = backing ? blk_size (backing) : 0;
+  return ret;
+}
+
+/* Layer i over below, written as if it had been so from the beginning, and
+ * opened over it.
+ */
+static void
+make_layer (struct subject *s, unsigned i, const struct subject *below,
+            bool is_read_only)
+{
+  uint64_t size = (64 + i * 13 % 40) * UINT64_C (4096) - 512 * i, off, len;
+  struct qcow2 *q;
+
+  subject_create (s, size, 1024u << (i % 3), 0, false);
+  s->max_depth = i + 1;
+  if (below) {
+    q = (struct qcow2 *) s->node;
+    q->blk.backing = below->node;
+    q->has_backing = true;
+    q->backing_size = below->size;
+    memcpy (s->model, below->model, MIN (size, below->size));
+  }
+  for (unsigned k = 0; k < 8; k++) {
+    random_range (s, &off, &len);
+    op_write (s, off, MIN (len, 10000));
+  }
+  s->node->backing = NULL;
+  assert_int_equal (blk_close (s->node), 0);
+  s->node = open_layer (&s->file, is_read_only, below ? below->node : NULL);
+}
+
+/* Reads of all lengths in any order, which remember and recall layers, and
+ * extents, through layers of different sizes and clusters.
+ */
+static void
+test_chain (void **state)
+{
+  struct subject s[NR_LAYERS], *top = &s[NR_LAYERS - 1];
+  uint64_t off, len;
+
+  for (unsigned round = 0; round < 2; round++) {
+    for (unsigned i = 0; i < NR_LAYERS; i++)
+      make_layer (&s[i], i, i ? &s[i - 1] : NULL, round || &s[i] != top);
+    for (unsigned k = 0; k < 400; k++) {
+      random_range (top, &off, &len);
+      check_content (top, off, rnd (2) ? len : MIN (len, 700));
+      if (k % 10 == 0)
+        check_extents (top, off, len);
+    }
+    assert_int_equal (blk_close (top->node), 0);
+    for (unsigned i = 0; i < NR_LAYERS; i++)
+      subject_destroy (&s[i]);
+  }
+}
+
 /* --- writers in parallel */
 
 #define NR_THREADS 4
@@ -545,6 +617,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (test_spill),
     cmocka_unit_test (test_reuse),
     cmocka_unit_test (test_reserve),
+    cmocka_unit_test (test_chain),
     cmocka_unit_test (test_parallel),
   };
 
