@@ -321,7 +321,8 @@ int qcow2_l2_prepare (struct qcow2 *q, uint64_t off);
 /* Set the entries of nr clusters from off on: entry, with the host offset of
  * the first cluster (if it has one) growing with each.  What they pointed to
  * and point to no longer loses a reference.  The caller has the clusters
- * claimed and has called qcow2_l2_prepare for all of them.  May release the lock.
+ * claimed and has called qcow2_l2_prepare for all of them.  May release the
+ * lock.
  * *ret_done counts the clusters that were set, on failure too.
  */
 int qcow2_l2_set (struct qcow2 *q, uint64_t off, uint64_t nr, uint64_t entry,

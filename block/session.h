@@ -20,7 +20,7 @@
 #define SESSION_MAX 64                  /* at once in a process */
 
 enum session_mode {
-  SESSION_AUTO,                 /* incremental if the bitmap allows, else full */
+  SESSION_AUTO,                 /* incremental if the bitmap allows */
   SESSION_INCREMENTAL,          /* or an error */
   SESSION_FULL,                 /* all blocks; the bitmap (made if it is not
                                    there) counts from this point on success */

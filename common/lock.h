@@ -19,8 +19,8 @@ enum lock_rank {
   LOCK_RANK_SESSIONS,           /* block: session manager */
   LOCK_RANK_EXPORTS,            /* server: export table */
   LOCK_RANK_CONN,               /* server: one NBD connection */
-  LOCK_RANK_COPY,               /* block: the copy engine's queue; held while its
-                                   user looks for the next item */
+  LOCK_RANK_COPY,               /* block: the copy engine's queue; held while
+                                   its user looks for the next item */
   LOCK_RANK_DISK,               /* block: bitmap administration of a disk */
   LOCK_RANK_GATE,               /* block: slow path of a gate */
   LOCK_RANK_CBW,                /* block: one view's claims and maps */

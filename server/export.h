@@ -20,7 +20,7 @@ struct export_table;            /* one per listener kind: live, backup */
 struct export_options {
   const char *name;             /* "" is the default export */
   const char *description;      /* NULL = none */
-  struct blk *blk;              /* not owned; valid until export_remove returns */
+  struct blk *blk;              /* not owned; valid until export_remove */
   bool is_read_only;
   /* Its bitmaps: all of a live disk's, whatever they are at the time ... */
   struct disk *disk;            /* or NULL */

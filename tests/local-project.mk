@@ -9,3 +9,4 @@ LONG_TESTS += oracle/oracle-long.sh
 SCRIPT_TESTS += test-readme-tour.sh
 SCRIPT_TESTS += test-quickstart-packages.sh
 SCRIPT_TESTS += test-dist-files.sh
+SCRIPT_TESTS += test-install.sh test-run.sh test-source-style.sh
