@@ -9,14 +9,12 @@
 #include "config.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "cleanup.h"
+#include "files.h"
 #include "manifest.h"
 #include "range.h"
 
@@ -192,70 +190,17 @@ manifest_text (const struct manifest *m)
   return text;
 }
 
-static int
-write_all (int fd, const char *p, size_t len)
-{
-  ssize_t n;
-
-  while (len > 0) {
-    n = write (fd, p, len);
-    if (n < 0 && errno != EINTR)
-      return -errno;
-    if (n > 0) {
-      p += n;
-      len -= (size_t) n;
-    }
-  }
-  return 0;
-}
-
 int
 manifest_write_partial (int dirfd, const struct manifest *m,
                         struct error *err)
 {
   char name[BACKUP_NAME_MAX];
   CLEANUP_FREE char *text = manifest_text (m);
-  CLEANUP_CLOSE int fd = -1;
   int r;
 
   backup_name (m->number, m->is_full, ".json.partial", name);
-  if (!text)
-    return error_set_errno (err, ENOMEM, "%s", name);
-  fd = openat (dirfd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0)
-    return error_set_errno (err, errno, "%s", name);
-  r = write_all (fd, text, strlen (text));
-  if (r == 0 && (fchmod (fd, 0444) < 0 || fsync (fd) < 0))
-    r = -errno;
+  r = text ? file_write_at (dirfd, name, text, 0444) : -ENOMEM;
   return r < 0 ? error_set_errno (err, -r, "%s", name) : 0;
-}
-
-static int
-read_text (int dirfd, const char *name, char **ret)
-{
-  CLEANUP_CLOSE int fd = openat (dirfd, name, O_RDONLY | O_CLOEXEC);
-  char *text;
-  size_t len = 0;
-  ssize_t n;
-
-  if (fd < 0)
-    return -errno;
-  text = malloc (MANIFEST_MAX_SIZE + 1);
-  if (!text)
-    return -ENOMEM;
-  while (len < MANIFEST_MAX_SIZE
-         && (n = read (fd, text + len, MANIFEST_MAX_SIZE - len)) != 0) {
-    if (n < 0 && errno != EINTR) {
-      n = -errno;
-      free (text);
-      return (int) n;
-    }
-    if (n > 0)
-      len += (size_t) n;
-  }
-  text[len] = '\0';
-  *ret = text;
-  return 0;
 }
 
 /* The checksum covers all before the last "checksum". */
@@ -434,7 +379,7 @@ manifest_read (int dirfd, const char *folder, const char *name,
     return error_set_errno (err, ENOMEM, "%s", path);
   if (!backup_name_parse (name, &m->number, &m->is_full, &suffix))
     r = error_set (err, EINVAL, "%s: not a manifest's name", path);
-  else if ((r = read_text (dirfd, name, &text)) < 0)
+  else if ((r = file_read_at (dirfd, name, MANIFEST_MAX_SIZE, &text)) < 0)
     r = error_set_errno (err, -r, "%s", path);
   else
     r = parse (text, path, m, err);

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "files.h"
 #include "log.h"
 #include "progress.h"
 #include "repo.h"
@@ -63,17 +64,13 @@ parse_repo_file (struct repo *repo, const char *text, struct error *err)
 static int
 read_repo_file (struct repo *repo, struct error *err)
 {
-  char text[4096];
-  ssize_t n;
-  CLEANUP_CLOSE int fd = openat (repo->dirfd, REPO_FILE,
-                                 O_RDONLY | O_CLOEXEC);
+  CLEANUP_FREE char *text = NULL;
+  int r = file_read_at (repo->dirfd, REPO_FILE, REPO_FILE_MAX, &text);
 
-  if (fd < 0 && errno == ENOENT)
-    return -ENOENT;
-  n = fd < 0 ? -1 : read (fd, text, sizeof text - 1);
-  if (n < 0)
-    return error_set_errno (err, errno, "%s/" REPO_FILE, repo->path);
-  text[n] = '\0';
+  if (r == -ENOENT)
+    return r;
+  if (r < 0)
+    return error_set_errno (err, -r, "%s/" REPO_FILE, repo->path);
   return parse_repo_file (repo, text, err);
 }
 
@@ -102,9 +99,9 @@ static int
 write_repo_file (struct repo *repo, struct error *err)
 {
   char id[POINT_ID_STRING_SIZE], created[TIME_STRING_SIZE];
+  CLEANUP_FREE char *text = NULL;
   json_t *o;
   int r = point_id_random (&repo->id);
-  CLEANUP_CLOSE int fd = -1;
 
   if (r < 0)
     return error_set_errno (err, -r, "random numbers");
@@ -113,16 +110,15 @@ write_repo_file (struct repo *repo, struct error *err)
                  "version", REPO_VERSION, "id", id, "created",
                  time_format ((int64_t) time (NULL), created), "tool",
                  PACKAGE_STRING);
-  fd = openat (repo->dirfd, REPO_FILE_PARTIAL,
-               O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (!o || fd < 0 || json_dumpfd (o, fd, JSON_INDENT (2)) < 0
-      || write (fd, "\n", 1) != 1 || fsync (fd) < 0
-      || renameat (repo->dirfd, REPO_FILE_PARTIAL, repo->dirfd, REPO_FILE) < 0
-      || fsync (repo->dirfd) < 0)
-    r = error_set_errno (err, errno ? errno : ENOMEM, "%s/" REPO_FILE,
-                         repo->path);
+  text = o ? json_dumps (o, JSON_INDENT (2)) : NULL;
   json_decref (o);
-  return r;
+  r = text ? file_write_at (repo->dirfd, REPO_FILE_PARTIAL, text, 0644)
+    : -ENOMEM;
+  if (r == 0
+      && (renameat (repo->dirfd, REPO_FILE_PARTIAL, repo->dirfd,
+                    REPO_FILE) < 0 || fsync (repo->dirfd) < 0))
+    r = -errno;
+  return r < 0 ? error_set_errno (err, -r, "%s/" REPO_FILE, repo->path) : 0;
 }
 
 static int

@@ -22,3 +22,16 @@ SCRIPT_TESTS += \
 	test-client-set.sh \
 	test-client-unconfirmed.sh \
 	test-client-verify.sh
+# Preloaded by fault-client-backup.sh.
+check_LTLIBRARIES = fail-nth.la
+fail_nth_la_SOURCES = fail-nth.c
+fail_nth_la_CFLAGS = $(AM_CFLAGS) -fno-sanitize=all
+fail_nth_la_LDFLAGS = -module -avoid-version -rpath $(abs_builddir)
+fail_nth_la_LIBADD =
+SCRIPT_TESTS += \
+	fault-client-backup.sh \
+	test-client-bitmap.sh \
+	test-client-full.sh \
+	test-client-options.sh \
+	test-client-repo.sh \
+	test-client-restore.sh
