@@ -46,8 +46,9 @@ start_stuck ()
     kill -STOP "$backend"
     rm -f "$tmp/pipe"
     mkfifo "$tmp/pipe"
-    # A shell lets what it puts into the background ignore SIGINT.
-    env --default-signal=INT "$tidemark" backup --json "$ctl" "$1" \
+    # A shell lets what it puts into the background ignore SIGINT, and nohup
+    # SIGHUP.
+    env --default-signal=INT,TERM,HUP "$tidemark" backup --json "$ctl" "$1" \
         >"$tmp/pipe" 2>"$tmp/err" &
     client=$!
     test_pids+=($client)
