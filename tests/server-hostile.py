@@ -313,6 +313,35 @@ def test_stalled_large_reads():
         server.wait_connections(0)
 
 
+def send_until_stalled(client, wire):
+    """Send until the server takes no more; returns how many bytes it took."""
+    sent = 0
+    client.sock.settimeout(1)
+    try:
+        while sent < len(wire):
+            sent += client.sock.send(wire[sent:sent + MB])
+    except TimeoutError:
+        pass
+    return sent
+
+
+def test_stalled_disk():
+    """What waits for a disk is limited, in bytes and in number."""
+    with Server("--disk", "a,size=256M,debug=on", "--workers", "1") as server:
+        before = server.memory()
+        server.ok("pause a 2")
+        with server.go("a") as c:
+            wire = b"".join(c.encode(WRITE, i * 4 * MB, 0, FUA, bytes(4 * MB))
+                            for i in range(20))
+            sent = send_until_stalled(c, wire)
+            assert 32 * MB <= sent < 40 * MB, sent
+            with server.go("a") as other:
+                sent = send_until_stalled(other, other.encode(FLUSH) * 200000)
+                assert sent < 2 * MB, sent
+            assert_bounded(server, before, 48 * MB)
+            server.ok("resume a")
+
+
 def test_slow_writer():
     """A write that comes byte by byte holds up nobody, nor a removal."""
     with Server(*DISKS, "--disk", "b,size=1M") as server:

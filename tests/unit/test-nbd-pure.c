@@ -182,6 +182,21 @@ test_commands (void **state)
   assert_int_equal (check (&env, NBD_CMD_WRITE_ZEROES, 0, 0, 1), NBD_EPERM);
 }
 
+static void
+test_status_payload (void **state)
+{
+  const struct request_env env = {
+    .is_structured = true, .is_extended = true, .nr_contexts = 3,
+    .size = MiB,
+  };
+  uint64_t len;
+
+  for (len = 0; len < 40; ++len)
+    assert_int_equal (check (&env, NBD_CMD_BLOCK_STATUS,
+                             NBD_CMD_FLAG_PAYLOAD_LEN, 0, len),
+                      len == 12 || len == 16 || len == 20 ? 0 : NBD_EINVAL);
+}
+
 /* Blocks of the buffer are zero or not as the pattern's letters say; the
  * chunks must cover it, tell the truth, and be as few as they may.
  */
@@ -342,6 +357,7 @@ main (void)
     cmocka_unit_test (test_errno),
     cmocka_unit_test (test_ranges),
     cmocka_unit_test (test_commands),
+    cmocka_unit_test (test_status_payload),
     cmocka_unit_test (test_holes),
     cmocka_unit_test (test_small_replies),
     cmocka_unit_test (test_long_extent_in_compact_reply),
