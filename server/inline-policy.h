@@ -20,6 +20,8 @@
 struct inline_policy {
   unsigned left;                /* to go to workers before the next try */
   unsigned pause;               /* the last number of those; 0 = was fast */
+  bool is_suspect;              /* one was slow: once may be the scheduler's
+                                   doing, twice in a row is the disk's */
 };
 
 /* True: carry this one out now, and tell inline_policy_took. */
@@ -35,10 +37,13 @@ inline_policy_try (struct inline_policy *p)
 static inline void
 inline_policy_took (struct inline_policy *p, uint64_t ns)
 {
-  if (ns < INLINE_SLOW_NS) {
+  bool was_suspect = p->is_suspect;
+
+  p->is_suspect = ns >= INLINE_SLOW_NS;
+  if (!p->is_suspect)
     p->pause = 0;
+  if (!p->is_suspect || !was_suspect)
     return;
-  }
   if (p->pause == 0)
     p->pause = INLINE_MIN_PAUSE;
   else if (p->pause < INLINE_MAX_PAUSE)

@@ -322,31 +322,42 @@ test_long_extent_in_compact_reply (void **state)
   }
 }
 
+static unsigned
+handed_over (struct inline_policy *p)
+{
+  unsigned n = 0;
+
+  while (!inline_policy_try (p))
+    ++n;
+  return n;
+}
+
 static void
 test_inline_policy (void **state)
 {
   struct inline_policy p = { .left = 0 };
-  unsigned i, expected, handed;
+  unsigned i, expected;
 
+  /* Now and then a slow one changes nothing. */
   for (i = 0; i < 100; ++i) {
-    assert_true (inline_policy_try (&p));
-    inline_policy_took (&p, 5000);
+    assert_int_equal (handed_over (&p), 0);
+    inline_policy_took (&p, i % 2 ? 5000 : INLINE_SLOW_NS);
   }
-  /* Slow ones are tried ever more rarely, up to a limit. */
+  /* From the second in a row on they are tried ever more rarely, up to a
+   * limit.
+   */
+  inline_policy_took (&p, INLINE_SLOW_NS);
   for (expected = INLINE_MIN_PAUSE; expected < 5000; expected *= 2) {
-    assert_true (inline_policy_try (&p));
     inline_policy_took (&p, INLINE_SLOW_NS);
-    for (handed = 0; !inline_policy_try (&p); ++handed)
-      ;
-    assert_int_equal (handed, MIN (expected, INLINE_MAX_PAUSE));
+    assert_int_equal (handed_over (&p), MIN (expected, INLINE_MAX_PAUSE));
   }
   /* One that is fast again ends it. */
-  inline_policy_took (&p, 5000);
-  assert_true (inline_policy_try (&p));
+  inline_policy_took (&p, INLINE_SLOW_NS - 1);
+  assert_int_equal (handed_over (&p), 0);
   inline_policy_took (&p, INLINE_SLOW_NS);
-  for (handed = 0; !inline_policy_try (&p); ++handed)
-    ;
-  assert_int_equal (handed, INLINE_MIN_PAUSE);
+  assert_int_equal (handed_over (&p), 0);
+  inline_policy_took (&p, INLINE_SLOW_NS);
+  assert_int_equal (handed_over (&p), INLINE_MIN_PAUSE);
 }
 
 int
