@@ -56,6 +56,13 @@ pick_conn (struct nbd_blk *s, bool is_stream)
   return best;
 }
 
+/* No connection is left. */
+static int
+no_conn (const struct nbd_blk *s)
+{
+  return atomic_load (&s->conns[0]->is_cancelled) ? -ECANCELED : -ENOTCONN;
+}
+
 static uint32_t
 max_piece (const struct nbd_blk *s, enum nbd_command command)
 {
@@ -75,7 +82,7 @@ call_once (struct nbd_blk *s, struct nbd_request *rq, bool *ret_again)
 
   *ret_again = false;
   if (!c)
-    return -ENOTCONN;
+    return no_conn (s);
   rq->max_piece = max_piece (s, rq->command);
   nbd_waiter_init (&w);
   nbd_conn_issue (c, &op, &w, rq);
@@ -595,12 +602,24 @@ blk_nbd_read_stream (struct blk *blk, unsigned depth,
   }
   st.c = pick_conn (st.s, true);
   if (!st.c)
-    return -ENOTCONN;
+    return no_conn (st.s);
   nbd_waiter_init (&st.w);
   r = run_stream (&st);
   nbd_waiter_destroy (&st.w);
   atomic_fetch_sub (&st.c->nr_streams, 1);
   return r;
+}
+
+void
+blk_nbd_cancel (struct blk *blk)
+{
+  struct nbd_blk *s = nbd_of (blk);
+  size_t i;
+
+  if (blk->driver != &nbd_blk_driver)
+    return;
+  for (i = 0; i < s->nr_conns; i++)
+    nbd_conn_cancel (s->conns[i]);
 }
 
 static int

@@ -28,6 +28,12 @@ struct blk_nbd_options {
 int blk_nbd_open (const struct blk_nbd_options *options, struct blk **ret,
                   struct error *err);
 
+/* Give up, without waiting for the server: what is in flight and all later
+ * calls but close fail with -ECANCELED.  From any thread while the node is open.
+ * Nothing else than a node of blk_nbd_open has an effect.
+ */
+void blk_nbd_cancel (struct blk *blk);
+
 /* The status of a prefix of [off, off+len) in several contexts, in one
  * request: lists[0] is base:allocation, lists[i] is contexts[i-1].  Each list
  * is empty, or ends at off or beyond; it is appended to and then reaches beyond

@@ -21,6 +21,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -67,14 +68,19 @@ nbd_conn_new (struct nbd_handle *h, struct nbd_conn **ret)
   }
   c->h = h;
   c->wake_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (c->wake_fd < 0) {
+  c->cut_fd = fcntl (nbd_aio_get_fd (h), F_DUPFD_CLOEXEC, 0);
+  if (c->wake_fd < 0 || c->cut_fd < 0) {
     int r = -errno;
 
+    if (c->wake_fd >= 0)
+      close (c->wake_fd);
+    if (c->cut_fd >= 0)
+      close (c->cut_fd);
     nbd_close (h);
     free (c);
     return r;
   }
-  set_keepalive (nbd_aio_get_fd (h));
+  set_keepalive (c->cut_fd);
   lock_init (&c->lock, LOCK_RANK_PROTOCOL);
   *ret = c;
   return 0;
@@ -91,9 +97,25 @@ nbd_conn_free (struct nbd_conn *c)
   if (nbd_aio_is_ready (c->h))
     nbd_aio_disconnect (c->h, 0);
   nbd_close (c->h);
+  close (c->cut_fd);
   close (c->wake_fd);
   lock_destroy (&c->lock);
   free (c);
+}
+
+/* libnbd has closed its socket, or will; the server is to see the end now. */
+static void
+set_dead (struct nbd_conn *c)
+{
+  if (!atomic_exchange (&c->is_dead, true))
+    shutdown (c->cut_fd, SHUT_RDWR);
+}
+
+void
+nbd_conn_cancel (struct nbd_conn *c)
+{
+  atomic_store (&c->is_cancelled, true);
+  shutdown (c->cut_fd, SHUT_RDWR);
 }
 
 void
@@ -117,6 +139,8 @@ op_finish (struct nbd_op *op, unsigned n, int errnum)
   /* Once the lock is released the op may be gone. */
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&op->conn->lock);
 
+  if (errnum && atomic_load (&op->conn->is_cancelled))
+    errnum = ECANCELED;
   if (errnum && !op->error)
     op->error = -errnum;
   op->pending -= n;
@@ -140,7 +164,7 @@ command_completed (void *user_data, int *error)
   struct nbd_op *op = user_data;
 
   if (*error == ENOTCONN)
-    atomic_store (&op->conn->is_dead, true);
+    set_dead (op->conn);
   op_finish (op, 1, *error);
   return 1;                     /* libnbd forgets the command */
 }
@@ -201,7 +225,7 @@ issue_errno (struct nbd_conn *c)
   int errnum = nbd_get_errno ();
 
   if (nbd_aio_is_dead (c->h) || nbd_aio_is_closed (c->h)) {
-    atomic_store (&c->is_dead, true);
+    set_dead (c);
     return ENOTCONN;
   }
   return errnum ? errnum : EIO;

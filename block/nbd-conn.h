@@ -49,11 +49,14 @@ struct nbd_conn {
   /* Fixed after open. */
   struct nbd_handle *h;
   int wake_fd;                  /* eventfd: look at the direction again */
+  int cut_fd;                   /* a copy of the socket's, which libnbd closes
+                                   when it likes */
 
   /* Atomic. */
   _Atomic unsigned nr_calls;    /* waiting for an answer here */
   _Atomic unsigned nr_streams;
   _Atomic bool is_dead;         /* no command can be sent any more */
+  _Atomic bool is_cancelled;
 
   struct lock lock;
   /* Protected by lock. */
@@ -82,6 +85,11 @@ struct nbd_request {
 int nbd_conn_new (struct nbd_handle *h, struct nbd_conn **ret);
 /* Nothing is in flight. */
 void nbd_conn_free (struct nbd_conn *c);
+
+/* Cut the connection: what is in flight on it, and what will be, fails with
+ * -ECANCELED.  From any thread.
+ */
+void nbd_conn_cancel (struct nbd_conn *c);
 
 void nbd_waiter_init (struct nbd_waiter *w);
 void nbd_waiter_destroy (struct nbd_waiter *w);

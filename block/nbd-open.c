@@ -17,7 +17,7 @@
 #include "vector.h"
 
 #define DEFAULT_CONNECTIONS 4
-#define MAX_CONNECTIONS 16
+#define MAX_CONNECTIONS 64
 
 #define CONNECT_TIMEOUT 30000   /* milliseconds, first connection */
 #define MIN_EXTRA_TIMEOUT 1000  /* the others: at least this, or ... */

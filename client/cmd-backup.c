@@ -169,6 +169,7 @@ pull_opened (struct backup_run *run, struct backup_disk *d,
       : backup_name (m->backing_number, m->is_backing_full, ".qcow2", backing),
     .cluster_size = run->cluster_size,
     .point = m->point,
+    .nr_threads = run->nr_connections,
     .cancel = interrupt_flag (),
   };
   double start = seconds_now ();
@@ -196,6 +197,7 @@ pull_opened (struct backup_run *run, struct backup_disk *d,
 static int
 pull_disk (struct backup_run *run, struct backup_disk *d, struct error *err)
 {
+  struct interrupt_watch watch = { 0 };
   struct blk *source;
   int r;
 
@@ -206,11 +208,14 @@ pull_disk (struct backup_run *run, struct backup_disk *d, struct error *err)
   if (r < 0)
     return r;
   r = check_size (run, d, source, err);
+  if (r == 0)
+    r = interrupt_watch_start (&watch, source_cancel, source, err);
   if (r == 0) {
     d->manifest = make_manifest (run, d);
     r = d->manifest ? pull_opened (run, d, source, err)
       : error_set_errno (err, ENOMEM, "%s", d->name);
   }
+  interrupt_watch_stop (&watch);
   blk_close (source);
   return r;
 }

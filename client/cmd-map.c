@@ -117,13 +117,19 @@ static int
 map_export (const char *uri, const char *context, const struct options *o,
             struct error *err)
 {
+  struct interrupt_watch watch = { 0 };
   struct blk *blk;
   int r = source_open (uri, context, 1, &blk, err);
 
   if (r < 0)
     return r;
-  r = print_map (blk, o, err);
+  r = interrupt_watch_start (&watch, source_cancel, blk, err);
+  if (r == 0)
+    r = print_map (blk, o, err);
+  interrupt_watch_stop (&watch);
   blk_close (blk);
+  if (r == -ECANCELED)
+    interrupt_error (err);
   return r;
 }
 

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -85,4 +86,51 @@ interrupt_error (struct error *err)
 
   return error_set (err, ECANCELED, "interrupted by SIG%s",
                     name ? name : "?");
+}
+
+static void *
+watch_thread (void *arg)
+{
+  const struct interrupt_watch *w = arg;
+  struct pollfd p[2] = {
+    { .fd = fds[0], .events = POLLIN },
+    { .fd = w->stop_fds[0], .events = POLLIN },
+  };
+
+  while (poll (p, 2, -1) < 0 && errno == EINTR)
+    ;
+  if (p[0].revents)
+    w->fn (w->opaque);
+  return NULL;
+}
+
+int
+interrupt_watch_start (struct interrupt_watch *w, void (*fn) (void *opaque),
+                       void *opaque, struct error *err)
+{
+  int e;
+
+  w->fn = fn;
+  w->opaque = opaque;
+  if (pipe2 (w->stop_fds, O_CLOEXEC) < 0)
+    return error_set_errno (err, errno, "pipe");
+  e = pthread_create (&w->thread, NULL, watch_thread, w);
+  if (e) {
+    close (w->stop_fds[0]);
+    close (w->stop_fds[1]);
+    return error_set_errno (err, e, "thread");
+  }
+  w->is_started = true;
+  return 0;
+}
+
+void
+interrupt_watch_stop (struct interrupt_watch *w)
+{
+  if (!w->is_started)
+    return;
+  close (w->stop_fds[1]);
+  pthread_join (w->thread, NULL);
+  close (w->stop_fds[0]);
+  w->is_started = false;
 }

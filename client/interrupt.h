@@ -3,6 +3,7 @@
 #ifndef TIDEMARK_INTERRUPT_H
 #define TIDEMARK_INTERRUPT_H
 
+#include <pthread.h>
 #include <stdbool.h>
 
 #include "error.h"
@@ -21,5 +22,23 @@ int interrupt_fd (void);
 
 /* -ECANCELED and a message that names the signal. */
 int interrupt_error (struct error *err);
+
+/* A call of fn (opaque), from a thread of its own, when a signal comes: for what
+ * waits for somebody who may never answer.  At most once, and not after
+ * interrupt_watch_stop has returned, which accepts a watch that was not
+ * started and is all zeroes.
+ */
+struct interrupt_watch {
+  void (*fn) (void *opaque);
+  void *opaque;
+  pthread_t thread;
+  int stop_fds[2];              /* closing [1] ends the thread */
+  bool is_started;
+};
+
+int interrupt_watch_start (struct interrupt_watch *w,
+                           void (*fn) (void *opaque), void *opaque,
+                           struct error *err);
+void interrupt_watch_stop (struct interrupt_watch *w);
 
 #endif /* TIDEMARK_INTERRUPT_H */

@@ -305,6 +305,7 @@ copy_all (struct pull *p, struct copy_stats *stats, struct error *err)
     .detect_zeroes = true,
     .zero_unit = p->options->cluster_size,
     .target_is_zero = !p->options->backing,
+    .nr_threads = p->options->nr_threads,
     .cancel = p->options->cancel,
   };
   int r = start_mapper (p, err);

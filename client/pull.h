@@ -24,6 +24,8 @@ struct pull_options {
   const char *backing;          /* name of the backing image, or NULL */
   uint32_t cluster_size;
   struct point_id point;
+  unsigned nr_threads;          /* each has a connection if there are enough;
+                                   0 = the copy engine's default */
   const volatile bool *cancel;
 };
 

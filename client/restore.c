@@ -18,10 +18,12 @@
 #include "blk-qcow2.h"
 #include "copy.h"
 #include "extents.h"
+#include "interrupt.h"
 #include "progress.h"
 #include "range.h"
 #include "restore.h"
 #include "size.h"
+#include "source.h"
 
 #define MAX_EXTENTS 4096
 #define MAX_ITEM (UINT32_C (1) << 19)
@@ -272,6 +274,7 @@ copy_all (struct restore *r, struct restore_result *ret, struct error *err)
     .detect_zeroes = true,
     .zero_unit = is_image ? QCOW2_DEFAULT_CLUSTER_SIZE : ZERO_UNIT,
     .target_is_zero = r->is_new,
+    .nr_threads = r->options->nr_connections,
     .cancel = r->options->cancel,
   };
   struct copy_stats stats;
@@ -337,14 +340,32 @@ publish (struct restore *r, struct error *err)
   return e < 0 ? error_set_errno (err, -e, "%s", r->path) : 0;
 }
 
+/* A server that does not answer must not keep an interrupt waiting. */
+static int
+copy_watched (struct restore *r, struct restore_result *ret,
+              struct error *err)
+{
+  struct interrupt_watch watch = { 0 };
+  int e = interrupt_watch_start (&watch, source_cancel, r->target, err);
+
+  if (e == 0)
+    e = copy_all (r, ret, err);
+  if (e == 0) {
+    e = blk_flush (r->target);
+    if (e < 0)
+      error_set_errno (err, -e, "%s: cannot be made durable",
+                       r->options->output);
+  }
+  interrupt_watch_stop (&watch);
+  return e;
+}
+
 static int
 finish (struct restore *r, struct error *err)
 {
-  int e = blk_flush (r->target), e2 = blk_close (r->target);
+  int e = blk_close (r->target);
 
   r->target = NULL;
-  if (e == 0)
-    e = e2;
   if (e < 0)
     return error_set_errno (err, -e, "%s: cannot be made durable",
                             r->options->output);
@@ -361,7 +382,7 @@ restore_run (const struct restore_options *options,
   int e = open_target (&r, err);
 
   if (e == 0)
-    e = copy_all (&r, &result, err);
+    e = copy_watched (&r, &result, err);
   if (e == 0)
     e = finish (&r, err);
   if (r.target)

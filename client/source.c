@@ -64,3 +64,9 @@ source_open (const char *uri, const char *context, unsigned nr_connections,
     explain_contexts (uri, context, err);
   return r;
 }
+
+void
+source_cancel (void *opaque)
+{
+  blk_nbd_cancel (opaque);
+}

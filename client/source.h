@@ -19,4 +19,9 @@ int source_open (const char *uri, const char *context,
                  unsigned nr_connections, struct blk **ret,
                  struct error *err);
 
+/* For interrupt_watch_start: gives up waiting for the server of the node that
+ * opaque is.
+ */
+void source_cancel (void *opaque);
+
 #endif /* TIDEMARK_SOURCE_H */

@@ -35,3 +35,6 @@ SCRIPT_TESTS += \
 	test-client-options.sh \
 	test-client-repo.sh \
 	test-client-restore.sh
+check_PROGRAMS += fake-nbd-server
+fake_nbd_server_SOURCES = fake-nbd-server.c unit/fake-nbd.c unit/fake-nbd.h
+SCRIPT_TESTS += test-client-hostile-nbd.sh

@@ -538,6 +538,94 @@ test_vanish (void **state)
   free (rd);
 }
 
+/* Giving up ends calls and streams that would otherwise wait for ever. */
+static void *
+read_cancelled (void *opaque)
+{
+  struct worker *w = opaque;
+
+  w->is_bad = blk_pread (w->blk, w->shadow, PIECE, w->base, 0) != -ECANCELED;
+  return NULL;
+}
+
+static int
+cancelled_done (void *opaque, struct blk_read *read, int error)
+{
+  struct reader *rd = opaque;
+
+  rd->nr_done += error == -ECANCELED;
+  return reader_done (opaque, read, error);
+}
+
+static void *
+stream_cancelled (void *opaque)
+{
+  const struct blk_stream_ops ops = {
+    .next = reader_next, .done = cancelled_done,
+  };
+  struct reader *rd = opaque;
+
+  rd->is_bad = blk_read_stream (rd->blk, 1, &ops, rd) != -ECANCELED;
+  return NULL;
+}
+
+static int
+nr_in_flight (struct blk *blk)
+{
+  struct nbd_blk *s = (struct nbd_blk *) blk;
+  int n = 0;
+  size_t i;
+
+  for (i = 0; i < s->nr_conns; i++)
+    n += nbd_aio_in_flight (s->conns[i]->h);
+  return n;
+}
+
+static void
+test_cancel (void **state)
+{
+  struct worker *w = calloc (2, sizeof *w);
+  struct reader *rd = calloc (1, sizeof *rd);
+  struct blk *blk;
+  int i;
+
+  assert_non_null (w);
+  assert_non_null (rd);
+  start_server ("nbdkit -f -U %s --filter=delay pattern 64M rdelay=1000",
+                sock);
+  blk = open_or_fail (&(struct blk_nbd_options) {
+    .uri = uri, .nr_connections = 2, .is_read_only = true,
+  });
+  for (i = 0; i < 2; i++) {
+    w[i].blk = blk;
+    assert_int_equal (pthread_create (&w[i].thread, NULL, read_cancelled,
+                                      &w[i]), 0);
+  }
+  rd->blk = blk;
+  rd->off = 1;
+  rd->end = MIB;
+  rd->free[rd->nr_free++] = rd->bufs[0];
+  assert_int_equal (pthread_create (&rd->thread, NULL, stream_cancelled, rd),
+                    0);
+  while (nr_in_flight (blk) < 3)
+    sched_yield ();
+  blk_nbd_cancel (blk);
+  for (i = 0; i < 2; i++) {
+    pthread_join (w[i].thread, NULL);
+    assert_false (w[i].is_bad);
+  }
+  pthread_join (rd->thread, NULL);
+  assert_false (rd->is_bad);
+  assert_int_equal (blk_pread (blk, w->shadow, 1, 0, 0), -ECANCELED);
+  assert_int_equal (blk_read_stream (blk, 1, &(struct blk_stream_ops) {
+                      .next = reader_next, .done = reader_done,
+                    }, rd), -ECANCELED);
+  blk_nbd_cancel (blk);
+  blk_close (blk);
+  free (w);
+  free (rd);
+}
+
 /* A connection that dies while others live costs nobody anything. */
 static void
 test_retry (void **state)
@@ -847,9 +935,9 @@ main (void)
     TEST (test_uris), TEST (test_io), TEST (test_min_block),
     TEST (test_shared_block), TEST (test_wake_poller),
     TEST (test_read_only), TEST (test_stream), TEST (test_stream_min_block),
-    TEST (test_stream_gives_up), TEST (test_vanish), TEST (test_retry),
-    TEST (test_lies), TEST (test_status_lists), TEST (test_silent),
-    TEST (test_one_client), TEST (test_open_errors), TEST (test_contexts),
+    TEST (test_stream_gives_up), TEST (test_vanish), TEST (test_cancel),
+    TEST (test_retry), TEST (test_lies), TEST (test_status_lists),
+    TEST (test_silent), TEST (test_one_client), TEST (test_open_errors), TEST (test_contexts),
   };
   char cmd[64];
   int r;
