@@ -20,6 +20,8 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "conn.h"
@@ -127,10 +129,38 @@ conn_send_all (struct conn *c, const void *buf, size_t len)
 
 /* Slots. */
 
+/* Large buffers are mapped, so that giving one back always gives its memory
+ * back.  All are aligned to pages, for drivers that care.
+ */
+#define MAP_BUFFER (128 * 1024)
+
+static void *
+buffer_alloc (size_t cap)
+{
+  void *buf;
+
+  if (cap < MAP_BUFFER)
+    return posix_memalign (&buf, 4096, cap) == 0 ? buf : NULL;
+  buf = mmap (NULL, cap, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+              -1, 0);
+  return buf == MAP_FAILED ? NULL : buf;
+}
+
+static void
+slot_drop_buffer (struct slot *slot)
+{
+  if (slot->cap < MAP_BUFFER)
+    free (slot->buf);
+  else
+    munmap (slot->buf, slot->cap);
+  slot->buf = NULL;
+  slot->cap = 0;
+}
+
 static void
 slot_free (struct slot *slot)
 {
-  free (slot->buf);
+  slot_drop_buffer (slot);
   free (slot);
 }
 
@@ -144,12 +174,12 @@ slot_reserve (struct slot *slot, size_t len, size_t used)
     return 0;
   while (cap < len)
     cap *= 2;
-  /* Aligned, for drivers that care. */
-  if (posix_memalign (&buf, 4096, cap) != 0)
+  buf = buffer_alloc (cap);
+  if (buf == NULL)
     return -ENOMEM;
   if (used > 0)
     memcpy (buf, slot->buf, used);
-  free (slot->buf);
+  slot_drop_buffer (slot);
   slot->buf = buf;
   slot->cap = cap;
   return 0;
@@ -164,11 +194,8 @@ slot_release_locked (struct slot *slot)
   c->nr_requests--;
   c->nr_bytes -= slot->cost;
   if (slot->cap > CONN_KEEP_BUFFER
-      || c->kept_bytes + slot->cap > CONN_KEEP_BYTES) {
-    free (slot->buf);
-    slot->buf = NULL;
-    slot->cap = 0;
-  }
+      || c->kept_bytes + slot->cap > CONN_KEEP_BYTES)
+    slot_drop_buffer (slot);
   c->kept_bytes += slot->cap;
   slot->next = c->free_slots;
   c->free_slots = slot;
@@ -292,6 +319,28 @@ submit (struct slot *slot)
 
 /* Receiving. */
 
+/* Receiving fails with EAGAIN after so many seconds; 0 = never. */
+static void
+set_receive_timeout (struct conn *c, unsigned seconds)
+{
+  const struct timeval timeout = { .tv_sec = seconds };
+
+  setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+  c->is_timed = seconds > 0;
+}
+
+/* Nothing came for a while: give back the memory that is kept for reuse. */
+static void
+free_kept_buffers (struct conn *c)
+{
+  struct slot *slot;
+
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+  for (slot = c->free_slots; slot; slot = slot->next)
+    slot_drop_buffer (slot);
+  c->kept_bytes = 0;
+}
+
 /* Receive into v, at least one byte.  False at the end of the connection. */
 static bool
 receive (struct conn *c, struct iovec *v, size_t nr, size_t *ret)
@@ -300,9 +349,17 @@ receive (struct conn *c, struct iovec *v, size_t nr, size_t *ret)
   ssize_t n;
 
   flush_own (c);
-  do
+  for (;;) {
     n = socket_ops->recvmsg (c->fd, &msg, 0);
-  while (n < 0 && errno == EINTR);
+    if (n < 0 && errno == EAGAIN) {
+      free_kept_buffers (c);
+      set_receive_timeout (c, 0);
+    }
+    else if (n >= 0 || errno != EINTR)
+      break;
+  }
+  if (!c->is_timed)
+    set_receive_timeout (c, CONN_IDLE_SECONDS);
   if (n <= 0 || atomic_load (&c->is_stopping))
     return false;
   *ret = n;

@@ -31,10 +31,11 @@
 #define CONN_MAX_BYTES REQUEST_MAX_PAYLOAD
 
 /* Buffers kept for reuse on one connection: none larger than the first, not
- * more than the second together.
+ * more than the second together, and none after it was idle for a while.
  */
-#define CONN_KEEP_BUFFER (UINT32_C (1) << 20)
-#define CONN_KEEP_BYTES (UINT32_C (4) << 20)
+#define CONN_KEEP_BUFFER (UINT32_C (4) << 20)
+#define CONN_KEEP_BYTES (UINT32_C (16) << 20)
+#define CONN_IDLE_SECONDS 1
 
 /* Received bytes; a write with payload up to CONN_INLINE_WRITE is taken
  * from here without a copy.
@@ -117,6 +118,7 @@ struct conn {
   uint8_t rx_small[CONN_RX_SMALL]; /* small replies of its own */
   size_t rx_small_len;
   size_t rx_queued;             /* bytes of replies since it last flushed */
+  bool is_timed;                /* receiving times out when idle */
   struct inline_policy inline_write, inline_zero, inline_status;
 
   struct lock lock;

@@ -315,6 +315,27 @@ def test_stalled_large_reads():
         server.wait_connections(0)
 
 
+def test_idle_connection():
+    """It keeps no buffers, and goes on as before."""
+    with Server("--disk", "a,size=32M,debug=on", "--workers", "1") as server:
+        with server.go("a") as c:
+            c.write(0, b"x" * MB)
+            before = server.memory()
+            server.ok("pause a 2")
+            for i in range(16):
+                c.submit(WRITE, 0, 0, 0, b"x" * MB)
+            server.ok("wait a")
+            server.ok("resume a")
+            for i in range(16):
+                c.chunk()
+            end = time.monotonic() + 20
+            while not IS_SANITIZED and server.memory() - before > 4 * MB:
+                assert time.monotonic() < end, server.memory() - before
+                time.sleep(0.05)
+            c.write(16 * MB, b"y" * MB)
+            assert c.read(16 * MB, MB) == b"y" * MB
+
+
 def send_until_stalled(client, wire):
     """Send until the server takes no more; returns how many bytes it took."""
     sent = 0
