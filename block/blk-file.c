@@ -15,12 +15,14 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "blk-file.h"
@@ -35,6 +37,7 @@ struct file {
   /* Fixed after open. */
   int fd;
   bool is_block_device;
+  bool is_in_memory;            /* reading it never waits for a disk */
 
   struct lock lock;             /* held while resizing */
 
@@ -65,6 +68,8 @@ file_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
   struct iovec iov = { .iov_base = buf, .iov_len = len };
   ssize_t n;
 
+  if (file->is_in_memory)
+    flags &= ~(unsigned) BLK_NOWAIT;
   while (iov.iov_len > 0) {
     if (flags & BLK_NOWAIT)
       n = preadv2 (file->fd, &iov, 1, (off_t) off, RWF_NOWAIT);
@@ -597,6 +602,19 @@ queue_number (dev_t dev, const char *file)
   return is_found ? n : 0;
 }
 
+/* tmpfs does not know RWF_NOWAIT, and has no need of it. */
+static bool
+is_in_memory (int fd)
+{
+  struct statfs fs;
+  struct stat st;
+
+  /* The nodes of devices are in a tmpfs too. */
+  return fstat (fd, &st) == 0 && S_ISREG (st.st_mode)
+    && fstatfs (fd, &fs) == 0
+    && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
 /* What the file can do, found out by harmless calls. */
 static unsigned
 probe (int fd, const struct stat *st, unsigned flags)
@@ -614,7 +632,8 @@ probe (int fd, const struct stat *st, unsigned flags)
   if (lseek (fd, 0, SEEK_DATA) >= 0 || errno == ENXIO)
     can |= BLK_CAN_EXTENTS;
   iov = (struct iovec) { .iov_base = &byte, .iov_len = 1 };
-  if (preadv2 (fd, &iov, 1, 0, RWF_NOWAIT) >= 0 || errno == EAGAIN)
+  if (is_in_memory (fd)
+      || preadv2 (fd, &iov, 1, 0, RWF_NOWAIT) >= 0 || errno == EAGAIN)
     can |= BLK_CAN_NOWAIT;
   if (queue_number (dev, "rotational"))
     can |= BLK_IS_ROTATIONAL;
@@ -686,6 +705,7 @@ open_fd (int fd, const char *name, unsigned flags, struct blk **ret,
   }
   file->fd = fd;
   file->is_block_device = S_ISBLK (st.st_mode);
+  file->is_in_memory = is_in_memory (fd);
   file->blk.block_size = efficient_block_size (fd, &st);
   lock_init (&file->lock, LOCK_RANK_PROTOCOL);
   file->can_punch_hole = true;

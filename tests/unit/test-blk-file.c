@@ -179,6 +179,9 @@ test_nowait (void **state)
   assert_int_equal (blk_pwrite (blk, "x", 1, 1000, 0), 0);
   /* Just written, so in the cache. */
   r = blk_pread (blk, &c, 1, 1000, BLK_NOWAIT);
+  /* A file in memory never waits. */
+  assert_true (strncmp (path, "/dev/shm/", 9) != 0
+               || (blk->can & BLK_CAN_NOWAIT));
   if (blk->can & BLK_CAN_NOWAIT) {
     assert_int_equal (r, 0);
     assert_int_equal (c, 'x');
