@@ -27,7 +27,7 @@ start_stoppable ()
     background nbdkit -f -U "$tmp/backend.sock" file "$tmp/$1.raw"
     backend=$!
     test_cleanup+=("kill -CONT $backend")
-    wait_for 20 test -S "$tmp/backend.sock"
+    wait_for 20 is_listening "$tmp/backend.sock"
     ctl=$tmp/ctl.sock
     live=$tmp/live.sock
     background "$tidemarkd" \

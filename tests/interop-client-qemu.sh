@@ -19,7 +19,7 @@ serve ()                        # serve OPTION...: by qemu-nbd
     background qemu-nbd -k "$tmp/nbd.sock" -r -t -e 8 -x vda "$@" -f qcow2 \
         "$disk"
     server=$!
-    wait_for 20 test -S "$tmp/nbd.sock"
+    wait_for 20 is_listening "$tmp/nbd.sock"
 }
 uri="nbd+unix:///vda?socket=$tmp/nbd.sock"
 
@@ -92,7 +92,7 @@ rm -f "$tmp/nbd.sock"
 background qemu-storage-daemon --chardev "socket,id=m,path=$tmp/qsd.sock,server=on,wait=off" \
     --monitor chardev=m
 server=$!
-wait_for 20 test -S "$tmp/qsd.sock"
+wait_for 20 is_listening "$tmp/qsd.sock"
 cat >"$tmp/qsd.py" <<'END'
 import json, socket, sys
 s = socket.socket (socket.AF_UNIX)

@@ -12,7 +12,7 @@ unit_test_cmdline_LDADD = $(client_ldadd)
 UNIT_TESTS += unit/test-chain
 unit_test_chain_SOURCES = unit/test-chain.c
 unit_test_chain_LDADD = $(client_ldadd)
-EXTRA_DIST += client-test.sh
+EXTRA_DIST += client-test.sh lying-nbd.py
 SCRIPT_TESTS += \
 	interop-client-qemu.sh \
 	test-client-abort.sh \
@@ -34,7 +34,8 @@ SCRIPT_TESTS += \
 	test-client-full.sh \
 	test-client-options.sh \
 	test-client-repo.sh \
-	test-client-restore.sh
+	test-client-restore.sh \
+	test-client-servers.sh
 check_PROGRAMS += fake-nbd-server
 fake_nbd_server_SOURCES = fake-nbd-server.c unit/fake-nbd.c unit/fake-nbd.h
 SCRIPT_TESTS += test-client-hostile-nbd.sh

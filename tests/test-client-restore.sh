@@ -51,7 +51,7 @@ qemu-img info "$tmp/out.qcow2" | grep -q 'backing file' && fail "backing file"
 # An NBD export, full of other data, larger than the disk.
 random_file "$tmp/target.raw" 44
 background nbdkit -f -U "$tmp/t.sock" file "$tmp/target.raw"
-wait_for 20 test -S "$tmp/t.sock"
+wait_for 20 is_listening "$tmp/t.sock"
 uri="nbd+unix:///?socket=$tmp/t.sock"
 tail -c 4M "$tmp/target.raw" >"$tmp/tail"
 run_ok "${restore[@]}" --json "$uri"
@@ -61,14 +61,15 @@ expect_status 1 "--format qcow2 is for new files only" \
     "${restore[@]}" --format qcow2 "$uri"
 background nbdkit -f -r -U "$tmp/ro.sock" memory 40M
 background nbdkit -f -U "$tmp/small.sock" memory 39M
-wait_for 20 test -S "$tmp/ro.sock" -a -S "$tmp/small.sock"
+wait_for 20 is_listening "$tmp/ro.sock"
+wait_for 20 is_listening "$tmp/small.sock"
 expect_status 1 "read-only" "${restore[@]}" "nbd+unix:///?socket=$tmp/ro.sock"
 expect_status 1 "is too small for a disk of 40 MiB" \
     "${restore[@]}" "nbd+unix:///?socket=$tmp/small.sock"
 # One that fails on the way.
 background nbdkit -f -U "$tmp/e.sock" --filter=error memory 40M \
     error-pwrite=ENOSPC error-pwrite-rate=100%
-wait_for 20 test -S "$tmp/e.sock"
+wait_for 20 is_listening "$tmp/e.sock"
 expect_status 1 "No space left on device" \
     "${restore[@]}" "nbd+unix:///?socket=$tmp/e.sock"
 
@@ -84,7 +85,7 @@ mv "$tmp/hidden" "$repo/vda/000001-full.json"
 
 # Interrupted: status 4.
 background nbdkit -f -U "$tmp/slow.sock" --filter=delay memory 40M wdelay=300ms
-wait_for 20 test -S "$tmp/slow.sock"
+wait_for 20 is_listening "$tmp/slow.sock"
 env --default-signal=INT "${restore[@]}" --json \
     "nbd+unix:///?socket=$tmp/slow.sock" >"$tmp/ev" 2>"$tmp/err" &
 client=$!

@@ -12,7 +12,7 @@ live=$tmp/live.sock
 # Reads of vdb fail while there is a file "$tmp/inject".
 background nbdkit -f -U "$tmp/vdb.sock" --filter=error file "$tmp/vdb.raw" \
     error-pread=EIO error-pread-rate=1 error-pread-file="$tmp/inject"
-wait_for 20 test -S "$tmp/vdb.sock"
+wait_for 20 is_listening "$tmp/vdb.sock"
 background "$tidemarkd" --disk "vda,file=$tmp/vda.raw" \
     --disk "vdb,file=nbd+unix:///?socket=$tmp/vdb.sock" \
     --control "unix:$ctl" --listen "unix:$live" \
