@@ -15,7 +15,7 @@
 #include "interrupt.h"
 
 static volatile bool flag;
-static volatile sig_atomic_t which;
+static int which;
 static int fds[2] = { -1, -1 };
 
 static void
@@ -23,7 +23,7 @@ handler (int sig)
 {
   int saved = errno;
 
-  which = sig;
+  __atomic_store_n (&which, sig, __ATOMIC_RELAXED);
   __atomic_store_n (&flag, true, __ATOMIC_RELEASE);
   if (write (fds[1], "", 1) < 0) {
     /* The pipe is full: it is readable already. */
@@ -82,7 +82,7 @@ interrupt_fd (void)
 int
 interrupt_error (struct error *err)
 {
-  const char *name = sigabbrev_np (which);
+  const char *name = sigabbrev_np (__atomic_load_n (&which, __ATOMIC_RELAXED));
 
   return error_set (err, ECANCELED, "interrupted by SIG%s",
                     name ? name : "?");
