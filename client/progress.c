@@ -146,6 +146,13 @@ draw_bar_locked (uint64_t done, uint64_t ns)
   size_t filled;
 
   lock_assert_held (&g.lock);
+  g.is_drawn = true;
+  if (g.total == 0) {
+    fprintf (stderr, "\r\033[K%s %s  %.0f MB/s", g.label,
+             size_format (done, a), rate / 1e6);
+    fflush (stderr);
+    return;
+  }
   if (part > 1)
     part = 1;
   filled = (size_t) (part * BAR_WIDTH);
@@ -156,7 +163,6 @@ draw_bar_locked (uint64_t done, uint64_t ns)
            (unsigned) (part * 100), size_format (done, a),
            size_format (g.total, b), rate / 1e6);
   fflush (stderr);
-  g.is_drawn = true;
 }
 
 static void

@@ -31,8 +31,10 @@ fail_nth_la_LIBADD =
 SCRIPT_TESTS += \
 	fault-client-backup.sh \
 	test-client-bitmap.sh \
+	test-client-clusters.sh \
 	test-client-full.sh \
 	test-client-options.sh \
+	test-client-output.sh \
 	test-client-repo.sh \
 	test-client-restore.sh \
 	test-client-servers.sh
