@@ -12,12 +12,11 @@ repo=$tmp/repo
 # upon which it hangs up: with ARGUMENT "before" the server never sees it, with
 # "after" it has done it.
 cat >"$tmp/proxy.py" <<'END'
-import json, os, socket, sys
+import json, socket, sys
 path, server, when = sys.argv[1:]
 s = socket.socket (socket.AF_UNIX)
-s.bind (path + ".new")
+s.bind (path)
 s.listen (1)
-os.rename (path + ".new", path)
 c, _ = s.accept ()
 u = socket.socket (socket.AF_UNIX)
 u.connect (server)
