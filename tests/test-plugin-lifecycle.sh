@@ -3,6 +3,7 @@
 # Control socket and backup listener start with nbdkit, also when it goes to
 # the background, and end with it: nothing is left behind.
 . ./functions.sh
+skip_with_sanitizers
 requires nbdkit nbdinfo python3
 
 cd "$tmp"

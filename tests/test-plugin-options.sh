@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # What the user gets wrong is said, by name, before nbdkit starts to serve.
 . ./functions.sh
+skip_with_sanitizers
 requires nbdkit qemu-img
 
 cd "$tmp"
