@@ -29,8 +29,8 @@ int blk_nbd_open (const struct blk_nbd_options *options, struct blk **ret,
                   struct error *err);
 
 /* Give up, without waiting for the server: what is in flight and all later
- * calls but close fail with -ECANCELED.  From any thread while the node is open.
- * Nothing else than a node of blk_nbd_open has an effect.
+ * calls but close fail with -ECANCELED.  From any thread while the node is
+ * open.  Nothing else than a node of blk_nbd_open has an effect.
  */
 void blk_nbd_cancel (struct blk *blk);
 

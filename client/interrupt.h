@@ -23,8 +23,8 @@ int interrupt_fd (void);
 /* -ECANCELED and a message that names the signal. */
 int interrupt_error (struct error *err);
 
-/* A call of fn (opaque), from a thread of its own, when a signal comes: for what
- * waits for somebody who may never answer.  At most once, and not after
+/* A call of fn (opaque), from a thread of its own, when a signal comes: for
+ * what waits for somebody who may never answer.  At most once, and not after
  * interrupt_watch_stop has returned, which accepts a watch that was not
  * started and is all zeroes.
  */

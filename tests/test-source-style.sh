@@ -13,7 +13,7 @@ find . \( -name .git -o -path ./build -o -name '.deps' -o -name '.libs' \
         -o -name '*.am' -o -name '*.ac' -o -name '*.in' -o -name '*.md' \
         -o -name '*.pod' -o -name quickstart -o -path ./bench/bench \
         -o -path ./.ci/run \) -print |
-    grep -v -e '/Makefile\.in$' -e '^\./config\.h\.in' \
+    grep -v -e '/Makefile\.in$' -e '^\./config\.h\(\.in\)\?' \
         -e '^\./tests/functions\.sh$' -e '^\./\(ltmain\|autogen\)\.sh' |
     sort >"$tmp/files"
 echo ./autogen.sh >>"$tmp/files"

@@ -937,7 +937,8 @@ main (void)
     TEST (test_read_only), TEST (test_stream), TEST (test_stream_min_block),
     TEST (test_stream_gives_up), TEST (test_vanish), TEST (test_cancel),
     TEST (test_retry), TEST (test_lies), TEST (test_status_lists),
-    TEST (test_silent), TEST (test_one_client), TEST (test_open_errors), TEST (test_contexts),
+    TEST (test_silent), TEST (test_one_client), TEST (test_open_errors),
+    TEST (test_contexts),
   };
   char cmd[64];
   int r;
