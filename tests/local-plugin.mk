@@ -3,7 +3,6 @@ UNIT_TESTS += unit/test-blk-nbd
 unit_test_blk_nbd_SOURCES = unit/test-blk-nbd.c unit/fake-nbd.c \
 	unit/fake-nbd.h
 SCRIPT_TESTS += \
-	test-bench.sh \
 	test-plugin-dirty-export.sh \
 	test-plugin-filters.sh \
 	test-plugin-info.sh \
@@ -13,3 +12,8 @@ SCRIPT_TESTS += \
 	test-plugin-readonly.sh \
 	test-plugin-serve.sh \
 	test-plugin-session.sh
+# Figures of a sanitizer's build mean nothing.
+EXTRA_DIST += test-bench.sh
+if !SANITIZERS
+SCRIPT_TESTS += test-bench.sh
+endif
