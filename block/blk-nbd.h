@@ -16,6 +16,8 @@ struct blk_nbd_options {
                                    not multi-conn, fewer if it does not accept
                                    as many. */
   bool is_read_only;
+  bool is_foreign;              /* a peer has named the URI, not our user: it
+                                   may not choose files of ours (TLS keys) */
   /* Metadata contexts to ask for besides base:allocation; open fails, naming
    * it, if the server does not grant one of them.
    */
@@ -30,7 +32,7 @@ int blk_nbd_open (const struct blk_nbd_options *options, struct blk **ret,
 
 /* Give up, without waiting for the server: what is in flight and all later
  * calls but close fail with -ECANCELED.  From any thread while the node is
- * open.  Nothing else than a node of blk_nbd_open has an effect.
+ * open.  Nothing happens to a node of another driver.
  */
 void blk_nbd_cancel (struct blk *blk);
 

@@ -30,6 +30,7 @@ struct nbd_blk {
   size_t nr_conns;
   char **contexts;              /* [0] is base:allocation */
   size_t nr_contexts;
+  bool is_foreign;              /* the URI */
   bool has_allocation;
   bool has_status;              /* any context at all */
   bool can_flush;

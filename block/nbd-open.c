@@ -26,6 +26,11 @@
 #define DEFAULT_BLOCK_SIZE 4096
 #define ALLOCATION "base:allocation"
 
+/* Bytes of the names that a list of contexts may have: more than the 65,535
+ * bitmaps of a qcow2 image with names of usual lengths.
+ */
+#define MAX_LIST_BYTES (16 << 20)
+
 DEFINE_VECTOR (string_list, char *);
 
 /* The handle knows more of what went wrong than errno. */
@@ -56,20 +61,20 @@ nbd_blk_free (struct nbd_blk *s)
   free (s);
 }
 
-/* A handle that is ready to connect. */
+/* A handle that is ready to connect.  Unless is_foreign the user has named the
+ * URI, so it may name key files.
+ */
 static struct nbd_handle *
-new_handle (char *const *contexts, size_t nr_contexts)
+new_handle (char *const *contexts, size_t nr_contexts, bool is_foreign)
 {
   struct nbd_handle *h = nbd_create ();
   size_t i;
 
   if (!h)
     return NULL;
-  /* Our buffers are filled or the read fails, so libnbd need not clear them.
-   * The user names the URI, so it may name key files.
-   */
+  /* Our buffers are filled or the read fails, so libnbd need not clear them. */
   if (nbd_set_pread_initialize (h, false) < 0 ||
-      nbd_set_uri_allow_local_file (h, true) < 0)
+      nbd_set_uri_allow_local_file (h, !is_foreign) < 0)
     goto fail;
   for (i = 0; i < nr_contexts; i++)
     if (nbd_add_meta_context (h, contexts[i]) < 0)
@@ -86,7 +91,8 @@ connect_first (struct nbd_blk *s, const char *name, const char *uri,
                struct nbd_handle **ret, struct error *err)
 {
   struct error why = ERROR_INIT;
-  struct nbd_handle *h = new_handle (s->contexts, s->nr_contexts);
+  struct nbd_handle *h = new_handle (s->contexts, s->nr_contexts,
+                                     s->is_foreign);
 
   if (!h)
     return libnbd_error (err, name);
@@ -118,7 +124,7 @@ connect_more (struct nbd_blk *s, const char *uri, size_t nr, int timeout_ms)
   size_t i, n = 0;
 
   for (i = 0; i < nr; i++) {
-    handles[n] = new_handle (s->contexts, s->nr_contexts);
+    handles[n] = new_handle (s->contexts, s->nr_contexts, s->is_foreign);
     if (handles[n])
       n++;
   }
@@ -319,6 +325,7 @@ blk_nbd_open (const struct blk_nbd_options *options, struct blk **ret,
   s = calloc (1, sizeof *s);
   if (!s)
     return error_set_errno (err, ENOMEM, "%s", options->uri);
+  s->is_foreign = options->is_foreign;
   lock_init (&s->lock, LOCK_RANK_PROTOCOL);
   reqlist_init (&s->writes);
   r = open_node (s, uri, options, err);
@@ -333,6 +340,7 @@ blk_nbd_open (const struct blk_nbd_options *options, struct blk **ret,
 struct list_call {
   const char *prefix;
   struct string_list names;
+  size_t bytes;
   int error;
 };
 
@@ -344,6 +352,11 @@ context_arrived (void *user_data, const char *name)
 
   if (strncmp (name, lc->prefix, strlen (lc->prefix)) != 0 || lc->error)
     return 0;
+  lc->bytes += strlen (name) + sizeof name;
+  if (lc->bytes > MAX_LIST_BYTES) {
+    lc->error = -EMSGSIZE;
+    return 0;
+  }
   copy = strdup (name);
   if (!copy || string_list_append (&lc->names, copy) < 0) {
     free (copy);
@@ -383,7 +396,7 @@ blk_nbd_list_contexts (const char *name, const char *prefix, char ***ret,
   r = nbd_uri_normalize (name, &uri, err);
   if (r < 0)
     return r;
-  h = new_handle (NULL, 0);
+  h = new_handle (NULL, 0, false);
   if (!h || nbd_set_opt_mode (h, true) < 0) {
     nbd_close (h);
     return libnbd_error (err, name);

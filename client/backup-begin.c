@@ -8,9 +8,11 @@
 #include "config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "backup.h"
 #include "log.h"
@@ -20,11 +22,28 @@
 
 #define MAX_ATTEMPTS 3
 
+/* Folders that are new and hold nothing after all go. */
+static void
+close_chains (struct backup_run *run)
+{
+  size_t i;
+
+  for (i = 0; i < run->nr_disks; i++) {
+    struct backup_disk *d = &run->disks[i];
+
+    if (d->chain && d->chain->was_created)
+      unlinkat (run->repo->dirfd, d->name, AT_REMOVEDIR);
+    chain_close (d->chain);
+    d->chain = NULL;
+  }
+}
+
 void
 backup_free_disks (struct backup_run *run)
 {
   size_t i;
 
+  close_chains (run);
   for (i = 0; i < run->nr_disks; i++) {
     struct backup_disk *d = &run->disks[i];
 
@@ -33,7 +52,6 @@ backup_free_disks (struct backup_run *run)
     free (d->context);
     free (d->bitmap);
     manifest_free (d->manifest);
-    chain_close (d->chain);
   }
   free (run->disks);
   run->disks = NULL;
@@ -137,7 +155,7 @@ parse_disk (const json_t *o, struct backup_disk *d, struct error *err)
   const char *base = json_string_value (json_object_get (o, "base"));
   const char *why = json_string_value (json_object_get (o, "why"));
   json_int_t size = json_integer_value (json_object_get (o, "size"));
-  json_int_t dirty = json_integer_value (json_object_get (o, "dirty-bytes"));
+  const json_t *dirty = json_object_get (o, "dirty-bytes");
 
   d->name = dup_string (o, "disk");
   d->uri = dup_string (o, "uri");
@@ -146,14 +164,41 @@ parse_disk (const json_t *o, struct backup_disk *d, struct error *err)
   if (d->is_incremental)
     d->context = find_context (json_object_get (o, "contexts"));
   snprintf (d->why, sizeof d->why, "%s", why ? why : "");
-  if (!d->name || !d->uri || !mode || size <= 0 || dirty < 0
-      || (uint64_t) size > RANGE_MAX_SIZE
+  make_one_line (d->why);
+  if (!d->name || !d->uri || !mode
+      || (!d->is_incremental && strcmp (mode, "full") != 0)
+      || size <= 0 || (uint64_t) size > RANGE_MAX_SIZE
+      || !json_is_integer (dirty) || json_integer_value (dirty) < 0
       || (d->is_incremental
           && (!d->context || !base || point_id_parse (base, &d->base) < 0)))
     return error_set (err, EPROTO, "backup-begin: malformed answer for disk "
                       "'%s'", d->name ? d->name : "?");
   d->size = (uint64_t) size;
-  d->dirty_bytes = (uint64_t) dirty;
+  d->dirty_bytes = (uint64_t) json_integer_value (dirty);
+  return 0;
+}
+
+/* The disks that were asked for, each once. */
+static int
+check_names (const struct backup_run *run, struct error *err)
+{
+  const char *asked;
+  size_t i, j;
+
+  for (i = 0; i < run->nr_disks; i++) {
+    const char *name = run->disks[i].name;
+
+    for (j = 0; j < i; j++)
+      if (strcmp (run->disks[j].name, name) == 0)
+        return error_set (err, EPROTO, "backup-begin: the server named disk "
+                          "'%s' twice", name);
+    for (j = 0; (asked = options_get_nth (run->options, "disk", j)); j++)
+      if (strcmp (asked, name) == 0)
+        break;
+    if (j > 0 && !asked)
+      return error_set (err, EPROTO, "backup-begin: the server answered with "
+                        "disk '%s', which was not asked for", name);
+  }
   return 0;
 }
 
@@ -165,9 +210,12 @@ parse_answer (struct backup_run *run, const json_t *o, struct error *err)
   size_t nr = json_array_size (disks), i;
   int r = 0;
 
-  if (!id || point_id_parse (id, &run->point) < 0 || nr == 0)
+  if (!id || point_id_parse (id, &run->point) < 0)
     return error_set (err, EPROTO, "backup-begin: malformed answer");
+  /* From here on there is something to end. */
   point_id_format (&run->point, run->session);
+  if (nr == 0)
+    return error_set (err, EPROTO, "backup-begin: malformed answer");
   run->time = json_integer_value (json_object_get (o, "time"));
   run->disks = calloc (nr, sizeof *run->disks);
   if (!run->disks)
@@ -175,6 +223,8 @@ parse_answer (struct backup_run *run, const json_t *o, struct error *err)
   run->nr_disks = nr;
   for (i = 0; i < nr && r == 0; i++)
     r = parse_disk (json_array_get (disks, i), &run->disks[i], err);
+  if (r == 0)
+    r = check_names (run, err);
   for (i = 0; i < nr && r == 0; i++)
     r = chain_open (run->repo->path, run->repo->dirfd, run->disks[i].name,
                     true, &run->disks[i].chain, err);
@@ -250,6 +300,7 @@ begin_attempts (struct backup_run *run, struct error *err)
       r = backup_end_session (run, false, err);
       if (r < 0)
         break;
+      close_chains (run);
       backup_free_disks (&old);
       old.disks = run->disks;
       old.nr_disks = run->nr_disks;

@@ -204,7 +204,8 @@ pull_disk (struct backup_run *run, struct backup_disk *d, struct error *err)
   if (d->chain->max_number >= BACKUP_MAX_NUMBER)
     return error_set (err, EOVERFLOW, "%s: the chain is full (%d backups)",
                       d->chain->folder, BACKUP_MAX_NUMBER);
-  r = source_open (d->uri, d->context, run->nr_connections, &source, err);
+  r = source_open (d->uri, run->control != NULL, d->context,
+                   run->nr_connections, &source, err);
   if (r < 0)
     return r;
   r = check_size (run, d, source, err);
@@ -296,17 +297,6 @@ pull_and_commit (struct backup_run *run, struct error *err)
   return r;
 }
 
-/* Folders of disks that have no backup after all. */
-static void
-remove_new_folders (struct backup_run *run)
-{
-  size_t i;
-
-  for (i = 0; i < run->nr_disks; i++)
-    if (run->disks[i].chain && run->disks[i].chain->was_created)
-      unlinkat (run->repo->dirfd, run->disks[i].name, AT_REMOVEDIR);
-}
-
 static int
 run_backup (struct backup_run *run, enum source_kind kind, struct error *err)
 {
@@ -321,7 +311,6 @@ run_backup (struct backup_run *run, enum source_kind kind, struct error *err)
     if (backup_end_session (run, false, &end) < 0)
       log_warning ("the server could not be told that the backup ended: %s; "
                    "it ends the session when its lease runs out", end.msg);
-    remove_new_folders (run);
   }
   backup_free_disks (run);
   control_close (run->control);

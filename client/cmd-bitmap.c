@@ -90,6 +90,7 @@ choose_disk (struct control *c, const struct options *o, char **ret,
 static void
 print_bitmap (const json_t *disk, const json_t *b)
 {
+  const char *name = json_string_value (json_object_get (b, "name"));
   const char *status = json_string_value (json_object_get (b, "status"));
   const char *base = json_string_value (json_object_get (b, "base"));
   const char *reason = json_string_value (json_object_get (b, "reason"));
@@ -97,13 +98,13 @@ print_bitmap (const json_t *disk, const json_t *b)
     json_object_get (b, "count"));
   uint64_t granularity = (uint64_t) json_integer_value (
     json_object_get (b, "granularity"));
-  char a[SIZE_STRING_MAX], g[SIZE_STRING_MAX];
+  char line[2048], a[SIZE_STRING_MAX], g[SIZE_STRING_MAX];
 
-  printf ("%-12s %-42s %-12s %10s %10s  %s%s%s\n", disk_name (disk),
-          json_string_value (json_object_get (b, "name")),
-          status ? status : "?", size_format (count, a),
-          size_format (granularity, g), base ? base : "none",
-          reason ? "  " : "", reason ? reason : "");
+  snprintf (line, sizeof line, "%-12s %-42s %-12s %10s %10s  %s%s%s",
+            disk_name (disk), name ? name : "?", status ? status : "?",
+            size_format (count, a), size_format (granularity, g),
+            base ? base : "none", reason ? "  " : "", reason ? reason : "");
+  puts (make_one_line (line));
 }
 
 static void
@@ -167,11 +168,11 @@ list_nbd (const char *uri, const struct options *o, struct error *err)
     return r;
   }
   for (i = 0; i < nr; i++) {
-    const char *name = names[i] + sizeof prefix - 1;
+    char *name = names[i] + sizeof prefix - 1;
 
     json_array_append_new (out, json_pack ("{s:s}", "name", name));
     if (!options_has (o, "json"))
-      printf ("%s\n", name);
+      puts (make_one_line (name));
     free (names[i]);
   }
   free (names);

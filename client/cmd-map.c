@@ -114,12 +114,12 @@ print_map (struct blk *blk, const struct options *o, struct error *err)
 }
 
 static int
-map_export (const char *uri, const char *context, const struct options *o,
-            struct error *err)
+map_export (const char *uri, bool is_foreign, const char *context,
+            const struct options *o, struct error *err)
 {
   struct interrupt_watch watch = { 0 };
   struct blk *blk;
-  int r = source_open (uri, context, 1, &blk, err);
+  int r = source_open (uri, is_foreign, context, 1, &blk, err);
 
   if (r < 0)
     return r;
@@ -141,7 +141,7 @@ map_nbd (const char *uri, const struct options *o, struct error *err)
 
   if (!context)
     return error_set_errno (err, ENOMEM, "%s", uri);
-  r = map_export (uri, context, o, err);
+  r = map_export (uri, false, context, o, err);
   free (context);
   return r;
 }
@@ -179,7 +179,7 @@ map_session (struct control *c, const struct options *o, struct error *err)
   context = json_string_value (json_array_get (
     json_object_get (disk, "contexts"), 1));
   if (uri && context)
-    r = map_export (uri, context, o, err);
+    r = map_export (uri, true, context, o, err);
   else
     r = error_set (err, EPROTO, "backup-begin: malformed answer");
   end.args = json_pack ("{s:O, s:b}", "id", json_object_get (answer, "id"),

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SIGINT, SIGTERM and SIGHUP.  The handler sets a flag and writes one byte to
  * a pipe, nothing else; whoever works looks at the flag or polls the pipe.
+ * Who presses the key once more wants the end at once, but not everything that
+ * comes twice means that: timeout(1) signals the process and then its group.
  */
 #include "config.h"
 
@@ -9,20 +11,45 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "interrupt.h"
 
+/* Signals that follow the first one sooner are the same one. */
+#define SAME_NS INT64_C (1000000000)
+
 static volatile bool flag;
 static int which;
+static int64_t first_ns;        /* of the handler */
 static int fds[2] = { -1, -1 };
+
+static int64_t
+now_ns (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return ts.tv_sec * INT64_C (1000000000) + ts.tv_nsec;
+}
 
 static void
 handler (int sig)
 {
   int saved = errno;
 
+  if (__atomic_load_n (&flag, __ATOMIC_RELAXED)) {
+    if (now_ns () - __atomic_load_n (&first_ns, __ATOMIC_RELAXED) >= SAME_NS) {
+      /* Blocked until we return. */
+      signal (sig, SIG_DFL);
+      raise (sig);
+    }
+    errno = saved;
+    return;
+  }
+  __atomic_store_n (&first_ns, now_ns (), __ATOMIC_RELAXED);
   __atomic_store_n (&which, sig, __ATOMIC_RELAXED);
   __atomic_store_n (&flag, true, __ATOMIC_RELEASE);
   if (write (fds[1], "", 1) < 0) {
@@ -41,7 +68,10 @@ interrupt_init (struct error *err)
   if (pipe2 (fds, O_CLOEXEC | O_NONBLOCK) < 0)
     return error_set_errno (err, errno, "pipe");
   memset (&sa, 0, sizeof sa);
+  /* One at a time. */
   sigemptyset (&sa.sa_mask);
+  for (i = 0; i < sizeof signals / sizeof signals[0]; i++)
+    sigaddset (&sa.sa_mask, signals[i]);
   for (i = 0; i < sizeof signals / sizeof signals[0]; i++) {
     struct sigaction old;
 
@@ -50,7 +80,7 @@ interrupt_init (struct error *err)
         && old.sa_handler == SIG_IGN)
       continue;
     sa.sa_handler = handler;
-    sa.sa_flags = SA_RESETHAND | SA_RESTART;
+    sa.sa_flags = SA_RESTART;
     if (sigaction (signals[i], &sa, NULL) < 0)
       return error_set_errno (err, errno, "sigaction");
   }

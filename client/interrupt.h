@@ -8,8 +8,8 @@
 
 #include "error.h"
 
-/* Once, before threads start.  The second signal of a kind ends the process
- * at once.
+/* Once, before threads start.  A second signal, a second after the first or
+ * later, ends the process at once.
  */
 int interrupt_init (struct error *err);
 

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "error.h"
 #include "lock.h"
 #include "log.h"
 #include "progress.h"
@@ -96,16 +97,17 @@ progress_get_mode (void)
 void
 progress_say (const char *fmt, ...)
 {
+  char msg[2048];
   va_list args;
 
   if (g.mode != PROGRESS_HUMAN)
     return;
+  va_start (args, fmt);
+  vsnprintf (msg, sizeof msg, fmt, args);
+  va_end (args);
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&g.lock);
   clear_bar_locked ();
-  va_start (args, fmt);
-  vprintf (fmt, args);
-  va_end (args);
-  putchar ('\n');
+  puts (make_one_line (msg));
   fflush (stdout);
 }
 

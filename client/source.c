@@ -47,20 +47,21 @@ explain_contexts (const char *uri, const char *context, struct error *err)
 }
 
 int
-source_open (const char *uri, const char *context, unsigned nr_connections,
-             struct blk **ret, struct error *err)
+source_open (const char *uri, bool is_foreign, const char *context,
+             unsigned nr_connections, struct blk **ret, struct error *err)
 {
   const struct blk_nbd_options o = {
     .uri = uri,
     .nr_connections = nr_connections,
     .is_read_only = true,
+    .is_foreign = is_foreign,
     .contexts = &context,
     .nr_contexts = context ? 1 : 0,
     .is_allocation_optional = true,
   };
   int r = blk_nbd_open (&o, ret, err);
 
-  if (r < 0 && context)
+  if (r < 0 && context && !is_foreign)
     explain_contexts (uri, context, err);
   return r;
 }

@@ -14,8 +14,9 @@ char *source_context (const char *bitmap);
 
 /* Open for reading with base:allocation and, unless NULL, a dirty context.  If
  * the export does not have that one, the message lists those that it has.
+ * is_foreign: a server has named the URI, not the user.
  */
-int source_open (const char *uri, const char *context,
+int source_open (const char *uri, bool is_foreign, const char *context,
                  unsigned nr_connections, struct blk **ret,
                  struct error *err);
 

@@ -8,15 +8,15 @@
 
 #include "error.h"
 
-/* A message is one line: what a user or a peer put into it cannot forge
- * further lines of a log.
- */
-static void
-make_one_line (char *s)
+char *
+make_one_line (char *text)
 {
-  for (; *s; s++)
+  char *s;
+
+  for (s = text; *s; s++)
     if ((unsigned char) *s < ' ' || *s == 0x7f)
       *s = ' ';
+  return text;
 }
 
 static void

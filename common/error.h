@@ -29,4 +29,10 @@ int error_set_errno (struct error *err, int errnum, const char *fmt, ...)
 void error_prefix (struct error *err, const char *fmt, ...)
   __attribute__ ((format (printf, 2, 3)));
 
+/* Put spaces in the place of control characters, and return text: what a user
+ * or a peer has put into a message cannot forge lines of a log, or do things to
+ * a terminal.
+ */
+char *make_one_line (char *text);
+
 #endif /* TIDEMARK_ERROR_H */

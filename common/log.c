@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+#include "error.h"
 #include "log.h"
 
 static log_handler current_handler;
@@ -41,16 +42,13 @@ log_is_debug (void)
 void
 log_message (enum log_level level, const char *fmt, ...)
 {
-  char msg[1024], *p;
+  char msg[1024];
   va_list args;
 
   va_start (args, fmt);
   vsnprintf (msg, sizeof msg, fmt, args);
   va_end (args);
-  /* One message is one line, whatever a name in it holds. */
-  for (p = msg; *p; p++)
-    if ((unsigned char) *p < ' ' || *p == 0x7f)
-      *p = ' ';
+  make_one_line (msg);
 
   if (current_handler)
     current_handler (level, msg);

@@ -41,3 +41,5 @@ SCRIPT_TESTS += \
 check_PROGRAMS += fake-nbd-server
 fake_nbd_server_SOURCES = fake-nbd-server.c unit/fake-nbd.c unit/fake-nbd.h
 SCRIPT_TESTS += test-client-hostile-nbd.sh
+SCRIPT_TESTS += test-client-hostile-control.sh
+EXTRA_DIST += fake-control.py
