@@ -64,6 +64,26 @@ bad 2 "scratch-limit" --disk a,file=a.raw,scratch-limit=lots
 bad 1 "disk 'a'" --disk a,file=missing.raw --control unix:ctl
 bad 1 "disk 'a'" --disk a,file=dir --control unix:ctl
 bad 1 "disk 'a'" --disk a,file=fifo --control unix:ctl
+bad 1 "odd.raw: its size, 1000 bytes, is not a multiple of 512" \
+    --disk a,file=odd.raw --control unix:ctl
+bad 1 "/dev/zero: is a character device" \
+    --disk a,file=/dev/zero --control unix:ctl
+bad 1 "/nowhere/s: " --disk "a,file=nbd+unix:///x?socket=/nowhere/s" \
+    --control unix:ctl
+bad 1 "cannot parse socket parameter" --disk "a,file=nbd+unix:///x" \
+    --control unix:ctl
+cat >ro.sh <<'END'
+set -e
+mkdir ro
+mount -t tmpfs none ro
+truncate -s 1M ro/a.raw
+mount -o remount,ro ro
+"$@" --disk a,file=ro/a.raw,readonly=on --daemon --pid-file ro.pid
+kill "$(cat ro.pid)"
+exec "$@" --disk a,file=ro/a.raw
+END
+tidemarkd=unshare bad 1 "ro/a.raw: cannot be opened for writing: Read-only" \
+    -rm bash ro.sh "$tidemarkd" --control unix:ro.ctl
 bad 1 "disk 'b'" "${A[@]}" --disk b,file=a.raw
 bad 1 "disk 'a'" --disk a,file=a.raw,format=qcow2 --control unix:ctl
 
