@@ -28,13 +28,17 @@ static int
 query_disks (struct control *c, json_t **ret, struct error *err)
 {
   struct control_call call = { .command = "query-block" };
-  int r = control_call (c, &call, ret, err);
+  json_t *disks;
+  int r = control_call (c, &call, &disks, err);
 
-  if (r == 0 && !json_is_array (*ret)) {
-    json_decref (*ret);
-    r = error_set (err, EPROTO, "query-block: malformed answer");
+  if (r < 0)
+    return r;
+  if (!json_is_array (disks)) {
+    json_decref (disks);
+    return error_set (err, EPROTO, "query-block: malformed answer");
   }
-  return r;
+  *ret = disks;
+  return 0;
 }
 
 static const char *

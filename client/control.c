@@ -209,6 +209,7 @@ receive_message (struct control *c, bool is_final, json_t **ret,
                  struct error *err)
 {
   json_error_t jerr;
+  json_t *msg;
   size_t searched = 0, len;
   char *end;
   int r;
@@ -224,13 +225,14 @@ receive_message (struct control *c, bool is_final, json_t **ret,
       return r;
   }
   len = (size_t) (end - c->buf) + 1;
-  *ret = json_loadb (c->buf, len, 0, &jerr);
+  msg = json_loadb (c->buf, len, 0, &jerr);
   memmove (c->buf, c->buf + len, c->len - len);
   c->len -= len;
-  if (!json_is_object (*ret)) {
-    json_decref (*ret);
+  if (!json_is_object (msg)) {
+    json_decref (msg);
     return broken (c, EPROTO, err, "what answers is no Tidemark server");
   }
+  *ret = msg;
   return 0;
 }
 
