@@ -152,7 +152,7 @@ backup_under_changes ()         # backup_under_changes N
 # The point's image in the repository, from the last event of its backup.
 image_of ()
 {
-    echo "$work/repo/vda/$(field "$1" stored image)"
+    echo "$work/repo/$(field "$1" stored image)"
 }
 
 # field N EVENT KEY: a member of that event of backup N.
