@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The crash-safe file that holds the persistent bitmaps of one disk.  Format:
+ * docs/format.md.
+ *
+ * The store keeps a table of bitmaps and their arrays of bits.  The arrays are
+ * mapped, so that setting a bit is a store to memory; which of them the disk
+ * has only an old version of is what the intents say (intent.h).  What a
+ * bitmap's state means is dirty.c's business.
+ */
+#ifndef TIDEMARK_STORE_H
+#define TIDEMARK_STORE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+#include "point.h"
+#include "store-io.h"
+
+#define STORE_DEFAULT_REGION (UINT64_C (4) << 20)
+#define STORE_MIN_REGION UINT64_C (4096)
+#define STORE_DEFAULT_MAX_ACTIVE 16384  /* regions */
+#define STORE_MAX_BITMAPS 64
+#define STORE_REASON_SIZE 128
+
+struct store;
+struct store_array;             /* the bits of one array, in the file and
+                                   mapped */
+
+/* By what a store knows its disk again.  All zero = nothing is known of it
+ * (it is not a regular file), its size alone counts.
+ */
+struct store_identity {
+  uint64_t inode;
+  int64_t birth_ns;             /* 0 = unknown */
+  int64_t mtime_ns;
+  uint64_t file_size;           /* bytes of the file: not the disk's size if it
+                                   has a format */
+};
+
+struct store_options {
+  const char *path;
+  const char *disk_path;        /* what the disk is, for messages; NULL = not
+                                   known */
+  const struct store_io *io;    /* NULL = the system's; must outlive it */
+  uint64_t disk_size;
+  struct store_identity identity;       /* of the disk as it is now */
+  uint64_t region_size;         /* power of two; 0 = default; of a new store */
+  uint64_t max_active;          /* regions; 0 = default */
+  bool has_no_thread;           /* nothing is retired but by store_retire */
+};
+
+/* A bitmap as the table has it. */
+enum store_state {
+  STORE_RECORDING = 0,
+  STORE_DISABLED = 1,
+  STORE_INCONSISTENT = 2,
+};
+
+struct store_entry {
+  char *name;
+  uint64_t granularity;
+  enum store_state state;       /* FROZEN: what it was before */
+  struct point_id base;
+  uint64_t over_estimate;       /* bytes that are dirty for a crash only */
+  char reason[STORE_REASON_SIZE];       /* INCONSISTENT */
+  struct store_array *bits;     /* NULL if INCONSISTENT and lost */
+  struct store_array *successor;        /* not NULL = FROZEN */
+};
+
+/* Open the store, or make it.  What was found in it has been recovered: no
+ * bitmap is frozen, and what cannot be trusted is INCONSISTENT, with a reason.
+ * -EBUSY: another process (or disk) has it.  -EINVAL: it is no store, or of a
+ * newer version, and has been left alone.  Other errors: of the system.
+ */
+int store_open (const struct store_options *options, struct store **ret,
+                struct error *err);
+
+/* What was found, valid until store_commit.  Each array is referenced; the
+ * caller takes over those references (store_forget_entries).
+ */
+const struct store_entry *store_entries (const struct store *s,
+                                         size_t *ret_nr);
+void store_forget_entries (struct store *s);
+
+/* Why nothing is left of an earlier store, in words; "" if there is no such
+ * thing to say.
+ */
+const char *store_loss (const struct store *s);
+
+/* Everything to disk; the next open need not recover.  identity: of the disk
+ * now that nothing will change it any more.  No writer is in progress.  The
+ * store is gone, also on failure.
+ */
+int store_close (struct store *s, const struct store_identity *identity);
+/* As if the process had died: for tests. */
+void store_abandon (struct store *s);
+
+/* A new array of nr_bits clear bits, on disk too. */
+int store_array_new (struct store *s, uint64_t nr_bits,
+                     struct store_array **ret);
+/* Its space is used again once the table does not refer to it either. */
+void store_array_free (struct store *s, struct store_array *a);
+void *store_array_words (const struct store_array *a);
+int store_array_sync (struct store *s, struct store_array *a);
+
+/* Make the table what entries say, at once and durably.  The arrays are
+ * borrowed.  One thread at a time.  On failure the store has failed.
+ */
+int store_commit (struct store *s, const struct store_entry *entries,
+                  size_t nr);
+
+/* The disk has, or gets, another size: the map of intents follows with the
+ * next store_commit, the entries of which are of that size.  Until then, an
+ * open of a disk of the old size finds the old table.  Nobody is inside the
+ * gate.
+ */
+int store_resize (struct store *s, uint64_t disk_size);
+
+/*---- Failure ----*/
+
+/* True once the store could not write something: from then on its bitmaps are
+ * INCONSISTENT in the file, or that too could not be written.
+ */
+bool store_has_failed (const struct store *s);
+/* In words; "" if it has not. */
+void store_failure (struct store *s, char ret[STORE_REASON_SIZE]);
+/* Called once, from a thread of the store's, without locks, after the failure
+ * has been recorded.  May close the gate.
+ */
+void store_on_failure (struct store *s, void (*function) (void *opaque),
+                       void *opaque);
+
+/*---- The write path ----*/
+
+/* The gate's word (gate.h) lives in the file, so that whoever opens the store
+ * after a crash knows whether a write was in progress.
+ */
+_Atomic uint32_t *store_gate_word (struct store *s);
+/* A change of the disk outside the gate begins, ends. */
+void store_change_begin (struct store *s);
+void store_change_end (struct store *s);
+/* A change of the disk has been made.  Before the gate is left. */
+void store_stamp (struct store *s);
+
+/* Before a change of [off, off+len), and after the bits have been set in
+ * every recording array: durable bits or a durable intent.  0: go ahead (also
+ * if the store has failed, which is recorded by then).
+ */
+struct intent *store_intent (struct store *s);
+
+/* One pass of the background work: write back arrays, retire idle regions, or
+ * all with is_all.  -errno if the store has failed.
+ */
+int store_retire (struct store *s, bool is_all);
+
+struct store_info {
+  uint64_t generation;
+  uint64_t region_size;
+  uint64_t nr_active;           /* regions */
+  uint64_t max_active;
+  uint64_t over_estimate;       /* bytes that would be dirty for no other
+                                   reason after a power cut just now, at
+                                   most */
+  uint64_t recovered_regions;   /* taken as dirty at open */
+  bool was_unclean;             /* at open */
+  uint64_t intent_off, intent_len;      /* the intent map in the file */
+};
+void store_get_info (struct store *s, struct store_info *ret);
+
+#endif /* TIDEMARK_STORE_H */
