@@ -121,7 +121,8 @@ parse_disks (struct qmp_call *call, struct session_disk_request *requests,
 {
   json_t *disks = json_object_get (call->args, "disks");
   struct session_disk_request defaults = { .mode = SESSION_AUTO };
-  size_t nr_disks = service_nr_disks (call->service), nr, i;
+  struct nodes *nodes = service_nodes (call->service);
+  size_t nr_disks = nodes_nr_disks (nodes), nr, i;
   int r;
 
   r = parse_disk_args (call->args, NULL, &defaults, err);
@@ -140,7 +141,7 @@ parse_disks (struct qmp_call *call, struct session_disk_request *requests,
         return r;
     }
     else
-      requests[i].disk = service_disk (call->service, i);
+      requests[i].disk = nodes_disk (nodes, i);
     if (requests[i].mode != SESSION_COPY && requests[i].bitmap == NULL)
       return error_set (err, EINVAL, "Parameter 'bitmap' is missing for disk "
                         "'%s' (only mode 'copy' needs none)",
@@ -308,7 +309,8 @@ backup_begin (struct qmp_call *call, json_t **ret, struct error *err)
   if (qmp_args_check (call->args, NULL, begin_table, err) < 0 ||
       parse_request (call, &request, err) < 0)
     return -EINVAL;
-  disks = calloc (service_nr_disks (call->service) + 1, sizeof *disks);
+  disks = calloc (nodes_nr_disks (service_nodes (call->service)) + 1,
+                  sizeof *disks);
   if (disks == NULL)
     return error_set_errno (err, ENOMEM, "disks");
   r = parse_disks (call, disks, &request.nr_disks, err);

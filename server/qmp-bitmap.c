@@ -34,10 +34,9 @@ cmd_add (struct qmp_call *call, json_t **ret, struct error *err)
     return -EINVAL;
   node = qmp_args_string (call->args, "node", NULL);
   name = qmp_args_string (call->args, "name", NULL);
-  disk = service_find_disk (call->service, node);
+  disk = nodes_find_device (service_nodes (call->service), node, err);
   if (disk == NULL)
-    return error_set (err, ENOENT, "Cannot find device='%s' nor "
-                      "node-name='%s'", node, node);
+    return -ENOENT;
   if (*name == '\0')
     return error_set (err, EINVAL, "Bitmap name cannot be empty");
   granularity = qmp_args_uint (call->args, "granularity", 0);

@@ -141,8 +141,11 @@ execute (struct service *service, int fd, bool *is_negotiated,
     r = negotiate (call.args, err);
     *is_negotiated = r == 0;
   }
-  else
+  else {
+    nodes_enter (service_nodes (service));
     r = handler (&call, ret, err);
+    nodes_leave (service_nodes (service));
+  }
   json_decref (no_args);
   *error_class = call.error_class ? call.error_class : "GenericError";
   return r;
@@ -177,7 +180,7 @@ qmp_dispatch (struct service *service, int fd, bool *is_negotiated,
 struct disk *
 qmp_find_disk (struct qmp_call *call, const char *node, struct error *err)
 {
-  struct disk *disk = service_find_disk (call->service, node);
+  struct disk *disk = nodes_find_disk (service_nodes (call->service), node);
 
   if (disk == NULL)
     error_set (err, ENOENT, "Node '%s' not found", node);

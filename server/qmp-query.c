@@ -151,13 +151,13 @@ static int
 for_each_disk (struct qmp_call *call, json_t *(*to_json) (struct disk *disk),
                json_t **ret, struct error *err)
 {
+  struct nodes *nodes = service_nodes (call->service);
   json_t *array = json_array ();
   size_t i;
   int r = 0;
 
-  for (i = 0; array && i < service_nr_disks (call->service); i++)
-    r |= json_array_append_new (array,
-                                to_json (service_disk (call->service, i)));
+  for (i = 0; array && i < nodes_nr_disks (nodes); i++)
+    r |= json_array_append_new (array, to_json (nodes_disk (nodes, i)));
   if (r) {
     json_decref (array);
     array = NULL;

@@ -56,7 +56,9 @@ json_t *qmp_dispatch (struct service *service, int fd, bool *is_negotiated,
 json_t *qmp_error_reply (const char *error_class, const char *desc);
 json_t *qmp_version (void);
 
-/* QEMU's rule for the six bitmap commands and our own: a disk's name. */
+/* QEMU's rule and message for the six bitmap commands and our own (those that
+ * say "device" use nodes_find_device).
+ */
 struct disk *qmp_find_disk (struct qmp_call *call, const char *node,
                             struct error *err);
 

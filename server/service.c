@@ -51,6 +51,7 @@ struct service {
   struct bitmap_spec_vector bitmaps;
   char *scratch_dir;            /* NULL = cbw.h's default */
   uint64_t scratch_limit;
+  struct nodes *nodes;          /* these disks and blockdev-add's */
   struct listeners *listeners;
   int quit_fd;                  /* eventfd */
   struct export_table *live_exports, *backup_exports;
@@ -73,6 +74,8 @@ service_new (struct service **ret)
     r = export_table_new (&s->live_exports);
   if (r == 0)
     r = export_table_new (&s->backup_exports);
+  if (r == 0)
+    r = nodes_new (&s->nodes);
   if (r < 0) {
     service_free (s);
     return r;
@@ -354,6 +357,8 @@ service_open (struct service *s, struct error *err)
       error_prefix (err, "disk '%.64s'", options.name);
       return r;
     }
+    if (nodes_add_fixed (s->nodes, spec->disk) < 0)
+      return error_set_errno (err, ENOMEM, "disk '%.64s'", options.name);
     log_info ("disk '%s': %s, %" PRIu64 " bytes", options.name, options.file,
               disk_size (spec->disk));
   }
@@ -384,9 +389,8 @@ touch_session (void *opaque)
 
 /* session_ops: offer the views. */
 static int
-session_started (void *opaque, struct session *session, struct error *err)
+offer_views (struct service *s, struct session *session, struct error *err)
 {
-  struct service *s = opaque;
   size_t nr, i;
   const struct session_disk *disks = session_disks (session, &nr);
 
@@ -419,6 +423,20 @@ session_started (void *opaque, struct session *session, struct error *err)
   return 0;
 }
 
+/* The thread of the command that begins it. */
+static int
+session_started (void *opaque, struct session *session, struct error *err)
+{
+  struct service *s = opaque;
+  size_t nr, i;
+  const struct session_disk *disks = session_disks (session, &nr);
+  int r = offer_views (s, session, err);
+
+  for (i = 0; i < nr && r == 0; i++)
+    r = nodes_hold (s->nodes, disks[i].disk, NODE_USE_SHARED, err);
+  return r;
+}
+
 static void
 session_ending (void *opaque, struct session *session)
 {
@@ -434,9 +452,13 @@ static void
 session_ended (void *opaque, struct session *session, enum session_end how)
 {
   struct service *s = opaque;
+  size_t nr, i;
+  const struct session_disk *disks = session_disks (session, &nr);
   char id[POINT_ID_STRING_SIZE];
   json_t *data;
 
+  for (i = 0; i < nr; i++)
+    nodes_release (s->nodes, disks[i].disk, NODE_USE_SHARED);
   point_id_format (session_id (session), id);
   log_info ("backup %s has ended: %s", id, session_end_name (how));
   if (s->qmp == NULL)
@@ -564,7 +586,7 @@ int
 service_free (struct service *s)
 {
   size_t i;
-  int ret;
+  int ret, r;
 
   if (s == NULL)
     return 0;
@@ -575,7 +597,9 @@ service_free (struct service *s)
   nbd_server_free (s->backup_server);
   nbd_server_free (s->live_server);
   qmp_server_free (s->qmp);
-  ret = close_disks (s);
+  ret = nodes_free (s->nodes);
+  r = close_disks (s);
+  ret = ret ? ret : r;
   if (s->backup_exports)
     export_table_free (s->backup_exports);
   if (s->live_exports)
@@ -622,6 +646,12 @@ service_find_disk (struct service *s, const char *name)
   struct disk_spec *spec = find_spec (s, name);
 
   return spec ? spec->disk : NULL;
+}
+
+struct nodes *
+service_nodes (struct service *s)
+{
+  return s->nodes;
 }
 
 struct session_manager *

@@ -12,6 +12,7 @@
 #include "disk.h"
 #include "error.h"
 #include "export.h"
+#include "nodes.h"
 #include "session.h"
 
 struct service;
@@ -66,10 +67,13 @@ int service_free (struct service *s);
 int service_quit_fd (struct service *s);
 void service_request_quit (struct service *s);
 
-/* Disks are fixed between open and free. */
+/* The disks that it was started with, fixed between open and free.  Commands
+ * use nodes_find_disk, which knows those of blockdev-add as well.
+ */
 size_t service_nr_disks (const struct service *s);
 struct disk *service_disk (struct service *s, size_t i);
 struct disk *service_find_disk (struct service *s, const char *name);
+struct nodes *service_nodes (struct service *s);
 struct session_manager *service_sessions (struct service *s);
 struct export_table *service_exports (struct service *s,
                                       enum service_listener kind);
