@@ -1,0 +1,641 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A simulated machine whose power can be cut, see sim.h.
+ *
+ * Of each cell there is the durable content, in file->durable, and a chain of
+ * versions, the newest first: the contents that it has had since.  A cell
+ * without versions is synced.  The newest version (or else the durable
+ * content) is what the cell was when it was last looked at; the cache may
+ * already differ where it is mapped.
+ *
+ * A sync makes the newest version durable and forgets the others, but for
+ * cells all of whose versions are older than a failed sync of the file.
+ */
+#include "config.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "range.h"
+#include "sim.h"
+#include "vector.h"
+
+#define PAGE 4096
+
+struct version {
+  struct version *older;
+  uint64_t write;               /* number of the write, or of the look at the
+                                   mapping */
+  unsigned char data[];
+};
+
+DEFINE_VECTOR (cell_list, uint32_t);
+
+struct sim_file {
+  struct sim *sim;
+  struct sim_file *next;
+  char *name;
+  bool is_data;
+  size_t cell;
+  uint64_t size, capacity;
+  unsigned char *cache;
+  unsigned char *durable;
+  struct version **newest;      /* of each cell; NULL = synced */
+  bool *is_mapped;              /* each page */
+  struct cell_list unsynced;    /* the cells that have versions */
+  uint64_t failed_write;        /* the last write before a failed sync */
+};
+
+struct sim {
+  pthread_mutex_t lock;
+  struct sim_file *files;
+  uint64_t nr_writes;
+  uint64_t nr_steps;
+  void (*step) (void *opaque);
+  void *step_opaque;
+  void (*sync) (void *opaque, struct sim_file *file);
+  void *sync_opaque;
+};
+
+static void *
+allocate (size_t len)
+{
+  void *p = aligned_alloc (PAGE, round_up (MAX (len, 1), PAGE));
+
+  if (p == NULL)
+    abort ();
+  memset (p, 0, len);
+  return p;
+}
+
+struct sim *
+sim_new (void)
+{
+  struct sim *s = calloc (1, sizeof *s);
+
+  if (s == NULL)
+    abort ();
+  pthread_mutex_init (&s->lock, NULL);
+  return s;
+}
+
+/* The chain of versions of a cell. */
+static void
+forget (struct sim_file *f, uint64_t i)
+{
+  struct version *v = f->newest[i], *older;
+
+  for (; v; v = older) {
+    older = v->older;
+    free (v);
+  }
+  f->newest[i] = NULL;
+}
+
+static void
+file_free (struct sim_file *f)
+{
+  size_t i;
+
+  for (i = 0; i < f->unsynced.len; i++)
+    forget (f, f->unsynced.ptr[i]);
+  cell_list_reset (&f->unsynced);
+  free (f->cache);
+  free (f->durable);
+  free (f->newest);
+  free (f->is_mapped);
+  free (f->name);
+  free (f);
+}
+
+void
+sim_free (struct sim *s)
+{
+  struct sim_file *f;
+
+  if (s == NULL)
+    return;
+  while ((f = s->files) != NULL) {
+    s->files = f->next;
+    file_free (f);
+  }
+  pthread_mutex_destroy (&s->lock);
+  free (s);
+}
+
+void
+sim_on_step (struct sim *s, void (*step) (void *opaque), void *opaque)
+{
+  s->step = step;
+  s->step_opaque = opaque;
+}
+
+void
+sim_on_sync (struct sim *s, void (*sync) (void *opaque, struct sim_file *file),
+             void *opaque)
+{
+  s->sync = sync;
+  s->sync_opaque = opaque;
+}
+
+static struct sim_file *
+find_locked (struct sim *s, const char *name)
+{
+  struct sim_file *f;
+
+  for (f = s->files; f && strcmp (f->name, name) != 0; f = f->next)
+    ;
+  return f;
+}
+
+static struct sim_file *
+create_locked (struct sim *s, const char *name, bool is_data, size_t cell,
+               uint64_t size, uint64_t capacity)
+{
+  struct sim_file *f = calloc (1, sizeof *f), **end;
+
+  assert (size <= capacity && size % cell == 0 && capacity % PAGE == 0);
+  assert (find_locked (s, name) == NULL);
+  if (f == NULL)
+    abort ();
+  f->sim = s;
+  f->name = strdup (name);
+  f->is_data = is_data;
+  f->cell = cell;
+  f->size = size;
+  f->capacity = capacity;
+  f->cache = allocate (capacity);
+  f->durable = allocate (capacity);
+  f->newest = calloc (capacity / cell, sizeof *f->newest);
+  f->is_mapped = calloc (capacity / PAGE, sizeof *f->is_mapped);
+  if (f->name == NULL || f->newest == NULL || f->is_mapped == NULL)
+    abort ();
+  /* In order of creation, so that a seed always draws alike. */
+  for (end = &s->files; *end; end = &(*end)->next)
+    ;
+  *end = f;
+  return f;
+}
+
+struct sim_file *
+sim_create (struct sim *s, const char *name, bool is_data, size_t cell,
+            uint64_t size, uint64_t capacity)
+{
+  struct sim_file *f;
+
+  pthread_mutex_lock (&s->lock);
+  f = create_locked (s, name, is_data, cell, size, capacity);
+  pthread_mutex_unlock (&s->lock);
+  return f;
+}
+
+struct sim_file *
+sim_find (struct sim *s, const char *name)
+{
+  struct sim_file *f;
+
+  pthread_mutex_lock (&s->lock);
+  f = find_locked (s, name);
+  pthread_mutex_unlock (&s->lock);
+  return f;
+}
+
+static void
+remove_locked (struct sim *s, const char *name)
+{
+  struct sim_file **p, *f;
+
+  for (p = &s->files; (f = *p) != NULL; p = &f->next)
+    if (strcmp (f->name, name) == 0) {
+      *p = f->next;
+      file_free (f);
+      return;
+    }
+}
+
+void
+sim_remove (struct sim *s, const char *name)
+{
+  pthread_mutex_lock (&s->lock);
+  remove_locked (s, name);
+  pthread_mutex_unlock (&s->lock);
+}
+
+void
+sim_rename (struct sim *s, const char *from, const char *to)
+{
+  struct sim_file *f;
+
+  pthread_mutex_lock (&s->lock);
+  f = find_locked (s, from);
+  assert (f != NULL);
+  remove_locked (s, to);
+  free (f->name);
+  f->name = strdup (to);
+  if (f->name == NULL)
+    abort ();
+  pthread_mutex_unlock (&s->lock);
+}
+
+/*---- Versions ----*/
+
+/* Other threads may be setting bits of it. */
+static void
+load_cell (const struct sim_file *f, uint64_t i, void *ret)
+{
+  const uint64_t *src = (const uint64_t *) (f->cache + i * f->cell);
+  uint64_t *dst = ret;
+  size_t n;
+
+  for (n = 0; n < f->cell / 8; n++)
+    dst[n] = __atomic_load_n (&src[n], __ATOMIC_RELAXED);
+}
+
+static const unsigned char *
+last_content (const struct sim_file *f, uint64_t i)
+{
+  return f->newest[i] ? f->newest[i]->data : f->durable + i * f->cell;
+}
+
+/* Note the cell's content if it is not what it was; true then.  If is_write,
+ * also if it is: a write was made.
+ */
+static bool
+note_cell (struct sim_file *f, uint64_t i, uint64_t write, bool is_write)
+{
+  uint64_t data[512 / 8];
+  struct version *v;
+
+  assert (f->cell % 8 == 0 && f->cell <= sizeof data);
+  load_cell (f, i, data);
+  if (!is_write && memcmp (data, last_content (f, i), f->cell) == 0)
+    return false;
+  v = malloc (sizeof *v + f->cell);
+  if (v == NULL)
+    abort ();
+  v->older = f->newest[i];
+  v->write = write;
+  memcpy (v->data, data, f->cell);
+  if (v->older == NULL && cell_list_append (&f->unsynced, (uint32_t) i) < 0)
+    abort ();
+  f->newest[i] = v;
+  return true;
+}
+
+static void
+look_at_mappings (struct sim *s)
+{
+  struct sim_file *f;
+  bool has_changed = false;
+  uint64_t page, i;
+
+  for (f = s->files; f; f = f->next)
+    for (page = 0; page < div_round_up (f->size, PAGE); page++) {
+      if (!f->is_mapped[page])
+        continue;
+      for (i = page * PAGE / f->cell;
+           i < MIN ((page + 1) * PAGE, f->size) / f->cell; i++)
+        has_changed |= note_cell (f, i, s->nr_writes + 1, false);
+    }
+  s->nr_writes += has_changed;
+}
+
+static void
+step_locked (struct sim *s)
+{
+  look_at_mappings (s);
+  s->nr_steps++;
+  if (s->step)
+    s->step (s->step_opaque);
+}
+
+void
+sim_step (struct sim *s)
+{
+  pthread_mutex_lock (&s->lock);
+  step_locked (s);
+  pthread_mutex_unlock (&s->lock);
+}
+
+/*---- File operations ----*/
+
+uint64_t
+sim_size (struct sim_file *f)
+{
+  uint64_t size;
+
+  pthread_mutex_lock (&f->sim->lock);
+  size = f->size;
+  pthread_mutex_unlock (&f->sim->lock);
+  return size;
+}
+
+int
+sim_resize (struct sim_file *f, uint64_t size)
+{
+  size_t i, n = 0;
+  uint32_t c;
+
+  if (size > f->capacity || size % f->cell != 0)
+    return -ENOSPC;
+  pthread_mutex_lock (&f->sim->lock);
+  if (size < f->size) {
+    for (i = 0; i < f->unsynced.len; i++) {
+      c = f->unsynced.ptr[i];
+      if (c >= size / f->cell)
+        forget (f, c);
+      else
+        f->unsynced.ptr[n++] = c;
+    }
+    f->unsynced.len = n;
+    memset (f->cache + size, 0, f->size - size);
+    memset (f->durable + size, 0, f->size - size);
+  }
+  f->size = size;
+  step_locked (f->sim);
+  pthread_mutex_unlock (&f->sim->lock);
+  return 0;
+}
+
+int
+sim_read (struct sim_file *f, void *buf, uint64_t len, uint64_t off)
+{
+  int r = -EINVAL;
+
+  pthread_mutex_lock (&f->sim->lock);
+  if (range_is_within (off, len, f->size)) {
+    memcpy (buf, f->cache + off, len);
+    r = 0;
+  }
+  pthread_mutex_unlock (&f->sim->lock);
+  return r;
+}
+
+int
+sim_write (struct sim_file *f, const void *buf, uint64_t len, uint64_t off)
+{
+  struct sim *s = f->sim;
+  uint64_t i;
+  int r = -EINVAL;
+
+  pthread_mutex_lock (&s->lock);
+  if (range_is_within (off, len, f->size)) {
+    look_at_mappings (s);
+    memcpy (f->cache + off, buf, len);
+    s->nr_writes++;
+    for (i = off / f->cell; i < div_round_up (off + len, f->cell); i++)
+      note_cell (f, i, s->nr_writes, true);
+    step_locked (s);
+    r = 0;
+  }
+  pthread_mutex_unlock (&s->lock);
+  return r;
+}
+
+void *
+sim_cache (struct sim_file *f)
+{
+  return f->cache;
+}
+
+void
+sim_mapped (struct sim_file *f, uint64_t off, uint64_t len, bool is_mapped)
+{
+  uint64_t page;
+
+  pthread_mutex_lock (&f->sim->lock);
+  /* Once mapped, always looked at: what a program stored before it unmapped
+   * is still to be seen.
+   */
+  if (is_mapped)
+    for (page = off / PAGE; page < div_round_up (off + len, PAGE); page++)
+      f->is_mapped[page] = true;
+  else
+    look_at_mappings (f->sim);
+  pthread_mutex_unlock (&f->sim->lock);
+}
+
+/* Make the unsynced cells of a part durable. */
+static void
+sync_locked (struct sim_file *f, uint64_t off, uint64_t end)
+{
+  size_t i, n = 0;
+  uint32_t c;
+
+  for (i = 0; i < f->unsynced.len; i++) {
+    c = f->unsynced.ptr[i];
+    if (c * f->cell >= end || (c + 1) * f->cell <= off
+        || f->newest[c]->write <= f->failed_write)
+      f->unsynced.ptr[n++] = c;
+    else {
+      memcpy (f->durable + c * f->cell, f->newest[c]->data, f->cell);
+      forget (f, c);
+    }
+  }
+  f->unsynced.len = n;
+}
+
+static void
+sync_file (struct sim_file *f, uint64_t off, uint64_t len, bool is_failure)
+{
+  struct sim *s = f->sim;
+
+  if (s->sync)
+    s->sync (s->sync_opaque, f);
+  pthread_mutex_lock (&s->lock);
+  step_locked (s);
+  if (is_failure)
+    f->failed_write = s->nr_writes;
+  else
+    sync_locked (f, off, len == 0 ? f->size : off + len);
+  pthread_mutex_unlock (&s->lock);
+}
+
+void
+sim_sync (struct sim_file *f, uint64_t off, uint64_t len)
+{
+  sync_file (f, off, len, false);
+}
+
+void
+sim_sync_fails (struct sim_file *f, uint64_t off, uint64_t len)
+{
+  sync_file (f, off, len, true);
+}
+
+/*---- Power cuts ----*/
+
+/* What is drawn once for a cut, or for a file of it. */
+struct draw {
+  enum sim_choice choice;
+  uint64_t salt;
+  uint64_t last_write;          /* PREFIX */
+  uint64_t *random;
+};
+
+static bool
+is_kept (const struct draw *draw, uint64_t write)
+{
+  uint64_t state = draw->salt ^ write;
+
+  return sim_random (&state) % 2;
+}
+
+/* Any of the versions, or NULL for what is durable. */
+static const struct version *
+draw_any (const struct sim_file *f, uint64_t i, uint64_t *random)
+{
+  const struct version *v;
+  uint64_t n = 0;
+
+  for (v = f->newest[i]; v; v = v->older)
+    n++;
+  n = sim_random (random) % (n + 1);
+  for (v = f->newest[i]; n > 0; v = v->older)
+    n--;
+  return v;
+}
+
+static const struct version *
+draw_version (const struct sim_file *f, uint64_t i, const struct draw *draw)
+{
+  const struct version *v = f->newest[i];
+
+  switch (draw->choice) {
+  case SIM_ALL:
+    return v;
+  case SIM_NONE:
+    return NULL;
+  case SIM_DATA_ONLY:
+    return f->is_data ? v : NULL;
+  case SIM_OTHERS_ONLY:
+    return f->is_data ? NULL : v;
+  case SIM_DATA_AND_RANDOM:
+    return f->is_data ? v : draw_any (f, i, draw->random);
+  case SIM_WRITES:
+    while (v && !is_kept (draw, v->write))
+      v = v->older;
+    return v;
+  case SIM_PREFIX:
+    while (v && v->write > draw->last_write)
+      v = v->older;
+    return v;
+  default:
+    return draw_any (f, i, draw->random);
+  }
+}
+
+static void
+cut_cell (const struct sim_file *f, uint64_t i, const struct draw *draw,
+          unsigned char *ret)
+{
+  const struct version *v = draw_version (f, i, draw);
+  size_t len = f->cell;
+
+  if (v)
+    memcpy (ret, v->data, len);
+  if (draw->choice == SIM_TORN && f->cell > 8) {
+    /* Its first words are of another version. */
+    v = draw_any (f, i, draw->random);
+    len = sim_random (draw->random) % (f->cell / 8 + 1) * 8;
+    memcpy (ret, v ? v->data : f->durable + i * f->cell, len);
+  }
+}
+
+static struct sim_file *
+copy_file (struct sim *to, const struct sim_file *f,
+           const unsigned char *content)
+{
+  struct sim_file *copy = create_locked (to, f->name, f->is_data, f->cell,
+                                         f->size, f->capacity);
+
+  memcpy (copy->durable, content, f->size);
+  return copy;
+}
+
+struct sim *
+sim_cut_locked (struct sim *s, enum sim_choice choice, uint64_t *random)
+{
+  struct sim *cut = sim_new ();
+  struct draw draw = { .choice = choice, .random = random };
+  struct sim_file *copy;
+  size_t n;
+  uint64_t i;
+
+  draw.salt = sim_random (random);
+  for (const struct sim_file *f = s->files; f; f = f->next) {
+    draw.last_write = sim_random (random) % 32;
+    draw.last_write = s->nr_writes - MIN (draw.last_write, s->nr_writes);
+    copy = copy_file (cut, f, f->durable);
+    for (n = 0; n < f->unsynced.len; n++) {
+      i = f->unsynced.ptr[n];
+      cut_cell (f, i, &draw, copy->durable + i * f->cell);
+    }
+    memcpy (copy->cache, copy->durable, f->size);
+  }
+  return cut;
+}
+
+struct sim *
+sim_cut (struct sim *s, enum sim_choice choice, uint64_t *random)
+{
+  struct sim *cut;
+
+  pthread_mutex_lock (&s->lock);
+  look_at_mappings (s);
+  cut = sim_cut_locked (s, choice, random);
+  pthread_mutex_unlock (&s->lock);
+  return cut;
+}
+
+struct sim *
+sim_copy_locked (struct sim *s)
+{
+  struct sim *copy = sim_new ();
+  struct sim_file *to;
+  uint64_t i;
+
+  for (const struct sim_file *f = s->files; f; f = f->next) {
+    to = copy_file (copy, f, f->durable);
+    for (i = 0; i < f->size / f->cell; i++)
+      load_cell (f, i, to->durable + i * f->cell);
+    memcpy (to->cache, to->durable, f->size);
+  }
+  return copy;
+}
+
+struct sim *
+sim_copy (struct sim *s)
+{
+  struct sim *copy;
+
+  pthread_mutex_lock (&s->lock);
+  copy = sim_copy_locked (s);
+  pthread_mutex_unlock (&s->lock);
+  return copy;
+}
+
+uint64_t
+sim_nr_steps (struct sim *s)
+{
+  uint64_t n;
+
+  pthread_mutex_lock (&s->lock);
+  n = s->nr_steps;
+  pthread_mutex_unlock (&s->lock);
+  return n;
+}
+
+uint64_t
+sim_nr_unsynced (struct sim *s)
+{
+  uint64_t n = 0;
+
+  pthread_mutex_lock (&s->lock);
+  for (const struct sim_file *f = s->files; f; f = f->next)
+    n += f->unsynced.len;
+  pthread_mutex_unlock (&s->lock);
+  return n;
+}
