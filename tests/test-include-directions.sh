@@ -7,24 +7,38 @@
 
 cd "$top_srcdir"
 
-# The "..." includes of file that come from one of the directories, or, if its
-# own is one of them, from there.  (The compiler looks there first.)
-includes ()
+# Every "..." include of the five folders, read once: included[FILE].
+read_includes ()
+{
+    local file header
+    unset included
+    declare -gA included
+    while IFS=: read -r file header; do
+        included[$file]+="$header "
+    done < <(grep -H '^ *# *include *"' \
+                 {common,block,server,plugin,client}/*.[ch] |
+             sed 's/^\([^:]*\):[^"]*"\([^"]*\)".*/\1:\2/')
+}
+
+# find_includes FILE DIR...: in $found, the includes of FILE that come from one
+# of the directories, or, if its own is one of them, from there.  (The compiler
+# looks there first.)
+find_includes ()
 {
     local file=$1 header dir own
     shift
-    own=$(dirname "$file")
-    sed -n 's/^ *# *include *"\([^"]*\)".*/\1/p' "$file" |
-        while read -r header; do
-            for dir; do
-                if [ "$dir" != "$own" ] && [ -e "$own/$header" ]; then
-                    continue
-                fi
-                if [ -e "$dir/$(basename "$header")" ]; then
-                    echo "$header"
-                fi
-            done
+    found=()
+    own=${file%/*}
+    for header in ${included[$file]-}; do
+        for dir; do
+            if [ "$dir" != "$own" ] && [ -e "$own/$header" ]; then
+                continue
+            fi
+            if [ -e "$dir/${header##*/}" ]; then
+                found+=("$header")
+            fi
         done
+    done
 }
 
 # forbid WHY DIR... -- FILE...: no FILE includes a header of a DIR.
@@ -40,7 +54,8 @@ forbid ()
     shift
     for file; do
         nr_checked=$((nr_checked + 1))
-        for header in $(includes "$file" "${dirs[@]}"); do
+        find_includes "$file" "${dirs[@]}"
+        for header in "${found[@]}"; do
             echo "$file includes $header: $why" >&2
             nr_wrong=$((nr_wrong + 1))
         done
@@ -51,6 +66,7 @@ check_all ()
 {
     nr_checked=0
     nr_wrong=0
+    read_includes
     forbid "common is below all others" \
            block server plugin client -- common/*.[ch]
     forbid "block is below the server" server plugin client -- block/*.[ch]
@@ -60,7 +76,8 @@ check_all ()
     local file header own
     for file in client/*.[ch]; do
         nr_checked=$((nr_checked + 1))
-        for header in $(includes "$file" block server plugin); do
+        find_includes "$file" block server plugin
+        for header in "${found[@]}"; do
             case $file:$header in
                 client/cmd-serve.c:service.h) ;;
                 *:disk.h | *:cbw.h | *:session.h | *:dirty.h | *:gate.h)
@@ -79,7 +96,8 @@ check_all ()
     for own in bitmap reqlist extents gate; do
         for file in "block/$own.h" "block/$own.c"; do
             nr_checked=$((nr_checked + 1))
-            for header in $(includes "$file" block); do
+            find_includes "$file" block
+            for header in "${found[@]}"; do
                 if [ "$header" != "$own.h" ]; then
                     echo "$file includes $header: it uses common only" >&2
                     nr_wrong=$((nr_wrong + 1))
