@@ -11,7 +11,8 @@
  *
  * States of a bitmap, from -> to [function]:
  *
- *   (new)                -> RECORDING or DISABLED  [dirty_add]
+ *   (new)                -> RECORDING or DISABLED  [dirty_add, dirty_load]
+ *   (new)                -> INCONSISTENT           [dirty_load]
  *   RECORDING            -> DISABLED               [dirty_disable]
  *   DISABLED             -> RECORDING              [dirty_enable]
  *   RECORDING, DISABLED  -> FROZEN                 [dirty_freeze]
@@ -390,6 +391,38 @@ add_locked (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
   return 0;
 }
 
+/* A bitmap object that nobody knows yet, its name and granularity checked. */
+static int
+make_bitmap (struct dirty *d, const char *name, uint64_t granularity,
+             struct dirty_bitmap **ret, struct error *err)
+{
+  int r = check_name (name, err);
+
+  if (r == 0)
+    r = check_granularity (granularity, err);
+  if (r < 0)
+    return r;
+  *ret = bitmap_object_new (d, name, granularity);
+  if (*ret == NULL)
+    return error_set (err, ENOMEM, "Bitmap '%s': not enough memory for a"
+                      " granularity of %" PRIu64 " bytes", name, granularity);
+  return 0;
+}
+
+/* Takes ownership of bm. */
+static int
+publish_new (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
+{
+  int r;
+
+  lock_acquire (&d->lock);
+  r = add_locked (d, bm, err);
+  lock_release (&d->lock);
+  if (r < 0)
+    dirty_unref (bm);
+  return r;
+}
+
 int
 dirty_add (struct dirty *d, const char *name, uint64_t granularity,
            bool is_disabled, struct error *err)
@@ -399,23 +432,32 @@ dirty_add (struct dirty *d, const char *name, uint64_t granularity,
 
   if (granularity == 0)
     granularity = DIRTY_DEFAULT_GRANULARITY;
-  r = check_name (name, err);
-  if (r == 0)
-    r = check_granularity (granularity, err);
+  r = make_bitmap (d, name, granularity, &bm, err);
   if (r < 0)
     return r;
-  bm = bitmap_object_new (d, name, granularity);
-  if (bm == NULL)
-    return error_set (err, ENOMEM, "Bitmap '%s': not enough memory for a"
-                      " granularity of %" PRIu64 " bytes", name, granularity);
   bm->state = is_disabled ? DIRTY_DISABLED : DIRTY_RECORDING;
+  return publish_new (d, bm, err);
+}
 
-  lock_acquire (&d->lock);
-  r = add_locked (d, bm, err);
-  lock_release (&d->lock);
+int
+dirty_load (struct dirty *d, const char *name, uint64_t granularity,
+            const struct bitmap *bits, enum dirty_state state,
+            const char *reason, bool is_persistent, struct error *err)
+{
+  struct dirty_bitmap *bm;
+  int r;
+
+  assert (state != DIRTY_FROZEN);
+  r = make_bitmap (d, name, granularity, &bm, err);
   if (r < 0)
-    dirty_unref (bm);
-  return r;
+    return r;
+  bm->state = state;
+  bm->is_persistent = is_persistent;
+  if (state == DIRTY_INCONSISTENT)
+    snprintf (bm->reason, sizeof bm->reason, "%s", reason);
+  if (bits)
+    bitmap_merge (bm->bits->bitmap, bits);
+  return publish_new (d, bm, err);
 }
 
 int
@@ -636,6 +678,14 @@ const struct bitmap *
 dirty_frozen_bits (const struct dirty_bitmap *bm)
 {
   assert (bm->state == DIRTY_FROZEN);
+  return bm->bits->bitmap;
+}
+
+const struct bitmap *
+dirty_bits (const struct dirty_bitmap *bm)
+{
+  assert (gate_is_closed (bm->set->gate));
+  assert (bm->state != DIRTY_FROZEN);
   return bm->bits->bitmap;
 }
 

@@ -48,6 +48,13 @@ int dirty_mark (struct dirty *d, uint64_t off, uint64_t len);
  */
 int dirty_add (struct dirty *d, const char *name, uint64_t granularity,
                bool is_disabled, struct error *err);
+/* Add a bitmap that was stored somewhere.  bits are copied and may have
+ * another granularity (NULL = clean); state is not FROZEN; reason: of an
+ * inconsistent one.  [gate closed]
+ */
+int dirty_load (struct dirty *d, const char *name, uint64_t granularity,
+                const struct bitmap *bits, enum dirty_state state,
+                const char *reason, bool is_persistent, struct error *err);
 int dirty_remove (struct dirty *d, const char *name, struct error *err);
 int dirty_clear (struct dirty *d, const char *name, struct error *err);
 int dirty_enable (struct dirty *d, const char *name, struct error *err);
@@ -86,6 +93,9 @@ void dirty_merge_back (struct dirty *d, struct dirty_bitmap *bm);
 
 /* The frozen bits; valid until drop or merge back. */
 const struct bitmap *dirty_frozen_bits (const struct dirty_bitmap *bm);
+
+/* The bits of a bitmap that is not frozen.  [gate closed] */
+const struct bitmap *dirty_bits (const struct dirty_bitmap *bm);
 
 struct dirty_info {
   char *name;

@@ -19,6 +19,8 @@
 
 #include "blk-open.h"
 #include "disk.h"
+#include "image-bitmaps.h"
+#include "log.h"
 
 struct disk {
   struct blk blk;               /* the disk as a node; must be first */
@@ -300,6 +302,23 @@ disk_new (struct blk *node, const struct disk_options *options,
   return 0;
 }
 
+/* Those that the image stores.  On failure the disk is gone. */
+static int
+load_bitmaps (struct disk *d, struct error *err)
+{
+  struct blk *node = d->node;
+  int r;
+
+  gate_close (&d->gate);
+  r = image_bitmaps_load (node, d->dirty, err);
+  gate_open (&d->gate);
+  if (r < 0) {
+    free_disk (d);
+    blk_close (node);
+  }
+  return r;
+}
+
 int
 disk_open (const struct disk_options *options, struct disk **ret,
            struct error *err)
@@ -316,20 +335,39 @@ disk_open (const struct disk_options *options, struct disk **ret,
 
   if (r == 0)
     r = blk_open (&open_options, &node, err);
+  if (r == 0)
+    r = disk_new (node, options, ret, err);
+  if (r == 0)
+    r = load_bitmaps (*ret, err);
+  return r;
+}
+
+/* For QEMU, if the image can hold them. */
+static int
+save_bitmaps (struct disk *d)
+{
+  struct error err = ERROR_INIT;
+  int r;
+
+  gate_close (&d->gate);
+  r = image_bitmaps_save (d->node, d->dirty, &err);
+  gate_open (&d->gate);
   if (r < 0)
-    return r;
-  return disk_new (node, options, ret, err);
+    log_error ("disk '%s': %s", d->name, err.msg);
+  return r;
 }
 
 int
 disk_close (struct disk *d)
 {
   struct blk *node = d->node;
-  int flush_error = disk_flush (d), close_error;
+  int error = disk_flush (d), r;
 
+  r = save_bitmaps (d);
+  error = error ? error : r;
   free_disk (d);
-  close_error = blk_close (node);
-  return flush_error ? flush_error : close_error;
+  r = blk_close (node);
+  return error ? error : r;
 }
 
 const char *

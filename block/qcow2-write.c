@@ -19,8 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "byteorder.h"
 #include "cleanup.h"
-#include "log.h"
 #include "qcow2.h"
 
 /* Pieces of freed space remembered until a commit. */
@@ -28,19 +28,30 @@
 
 /* --- before the first change */
 
+/* Take back what the header promises and we do not keep. */
 static int
 clear_autoclear (struct qcow2 *q)
 {
-  static const uint8_t none[8];
-  int error;
+  uint64_t kept = 0;
+  uint8_t field[8];
+  bool keep;
+  int error = 0;
 
   if (q->is_new || q->header.version < 3 || q->header.autoclear == 0)
     return 0;
-  if (q->header.autoclear & 1)
-    log_warning ("%s: its bitmaps are not kept up to date and no longer valid",
-                 q->blk.name);
-  error = blk_pwrite (q->file, none, sizeof none, 88, 0);
-  return error < 0 ? error : blk_flush (q->file);
+  if (q->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS) {
+    error = qcow2_bitmaps_before_write (q, &keep);
+    kept = keep ? QCOW2_AUTOCLEAR_BITMAPS : 0;
+  }
+  if (error < 0 || kept == q->header.autoclear)
+    return error;
+  store_be64 (field, kept);
+  error = blk_pwrite (q->file, field, sizeof field, 88, 0);
+  if (error == 0)
+    error = blk_flush (q->file);
+  if (error == 0)
+    q->header.autoclear = kept;
+  return error;
 }
 
 /* Before each step: the first one takes back what the header promises and we
@@ -62,8 +73,6 @@ begin_step (struct qcow2 *q)
     lock_acquire (&q->lock);
     q->is_beginning = false;
     q->is_writing_begun = error == 0;
-    if (error == 0)
-      q->header.autoclear = 0;
     pthread_cond_broadcast (&q->changed);
   }
   is_full = q->dirty.len >= q->max_dirty || q->frees.len >= MAX_FREES;

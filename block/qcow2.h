@@ -12,6 +12,9 @@
  *   qcow2-write.c      writes, zeroes, trims
  *   qcow2-compress.c   reading compressed clusters
  *   qcow2-create.c     new images
+ *   qcow2-extension.c  header extensions of existing images, changed
+ *   qcow2-bitmap.c     the bitmaps extension, read and flagged
+ *   qcow2-bitmap-store.c       and written
  *
  * "The lock" is struct qcow2's.  Functions that say "may release the lock"
  * need it held, release it during I/O and hold it again on return: what it
@@ -57,6 +60,8 @@ enum {
   QCOW2_INCOMPAT_COMPRESSION = 1 << 3,
   QCOW2_INCOMPAT_EXTENDED_L2 = 1 << 4,
 };
+
+#define QCOW2_AUTOCLEAR_BITMAPS UINT64_C (1)
 
 enum { QCOW2_COMPRESSION_ZLIB, QCOW2_COMPRESSION_ZSTD };
 
@@ -199,7 +204,9 @@ struct qcow2 {
   uint64_t file_end;            /* the file must be kept this long */
   bool is_valid;                /* the file has its header */
   bool is_beginning;
-  bool is_writing_begun;        /* autoclear bits are gone */
+  bool is_writing_begun;        /* autoclear bits that we do not keep are
+                                   gone */
+  bool are_bitmaps_flagged;     /* all are in use: qcow2-bitmap.c */
   bool is_allocating;
   bool is_making_l2;
   bool is_committing;
@@ -381,6 +388,27 @@ int qcow2_pwrite (struct blk *blk, const void *buf, uint64_t len,
                   uint64_t off, unsigned flags);
 int qcow2_zero (struct blk *blk, uint64_t len, uint64_t off, unsigned flags);
 int qcow2_trim (struct blk *blk, uint64_t len, uint64_t off, unsigned flags);
+
+/* --- qcow2-extension.c */
+
+/* Copy the data of the header extension to buf and return 1; 0: there is none;
+ * -EINVAL: it is not len bytes long, or the header is damaged.
+ */
+int qcow2_extension_get (struct qcow2 *q, uint32_t type, void *buf,
+                         uint32_t len);
+/* Change it or add it.  -ENOSPC: there is no room.  Durable on return. */
+int qcow2_extension_set (struct qcow2 *q, uint32_t type, const void *data,
+                         uint32_t len);
+/* Remove it, if it is there. */
+int qcow2_extension_remove (struct qcow2 *q, uint32_t type);
+
+/* --- qcow2-bitmap.c */
+
+/* The disk's data is about to change for the first time: flag the bitmaps that
+ * nobody keeps up to date.  *ret_keep: autoclear bit 0 may stay.
+ */
+int qcow2_bitmaps_before_write (struct qcow2 *q, bool *ret_keep);
+
 /* --- qcow2-compress.c */
 
 /* Where the data of a compressed cluster lies. */

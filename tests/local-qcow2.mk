@@ -7,6 +7,9 @@ unit_test_qcow2_SOURCES = unit/test-qcow2.c unit/qcow2-image.c \
 UNIT_TESTS += unit/test-qcow2-fault
 unit_test_qcow2_fault_SOURCES = unit/test-qcow2-fault.c unit/qcow2-image.c \
 	unit/qcow2-image.h
+UNIT_TESTS += unit/test-qcow2-bitmap
+unit_test_qcow2_bitmap_SOURCES = unit/test-qcow2-bitmap.c \
+	unit/qcow2-image.c unit/qcow2-image.h
 SCRIPT_TESTS += test-qcow2-bad.sh interop-qemu-qcow2-chain.sh \
 	interop-qemu-qcow2-create.sh interop-qemu-qcow2-features.sh \
 	interop-qemu-qcow2-random.sh

@@ -330,6 +330,55 @@ check_reftable (struct check *c)
   }
 }
 
+/* A table of a bitmap and what it points to. */
+static void
+check_bitmap (struct check *c, uint64_t table, uint32_t nr)
+{
+  uint64_t entry;
+
+  if (nr == 0)
+    return;
+  refer (c, table, (uint64_t) nr * 8, "a bitmap's table beyond the end");
+  for (uint32_t i = 0; i < nr && !c->ret->error; i++) {
+    entry = load_be64 (c->bytes + table + (uint64_t) i * 8);
+    if ((entry & ~(OFFSET | 1)) || ((entry & 1) && (entry & OFFSET)))
+      found (c, "a bitmap's entry has reserved bits", i);
+    else if (entry & OFFSET)
+      refer (c, entry & OFFSET, UINT64_C (1) << c->bits,
+             "a bitmap beyond the end");
+  }
+}
+
+/* The bitmaps extension, if its autoclear bit is set. */
+static void
+check_bitmaps (struct check *c)
+{
+  uint64_t pos = load_be32 (c->bytes + 100), dir, len;
+  const uint8_t *p;
+  uint32_t nr;
+
+  if (load_be32 (c->bytes + 4) != 3 || !(load_be64 (c->bytes + 88) & 1))
+    return;
+  while (load_be32 (c->bytes + pos) != 0x23852875) {
+    if (load_be32 (c->bytes + pos) == 0) {
+      found (c, "the autoclear bit without bitmaps", 0);
+      return;
+    }
+    pos += 8 + round_up (load_be32 (c->bytes + pos + 4), 8);
+  }
+  p = c->bytes + pos + 8;
+  nr = load_be32 (p);
+  len = load_be64 (p + 8);
+  dir = load_be64 (p + 16);
+  refer (c, dir, len, "the bitmap directory beyond the end");
+  for (p = c->bytes + dir; nr > 0 && !c->ret->error; nr--) {
+    check_bitmap (c, load_be64 (p), load_be32 (p + 8));
+    p += round_up (24 + load_be32 (p + 20) + load_be16 (p + 18), 8);
+  }
+  if (p != c->bytes + dir + len)
+    found (c, "the bitmap directory has another length", dir);
+}
+
 void
 image_check (const uint8_t *bytes, uint64_t size, struct image_report *ret)
 {
@@ -348,6 +397,8 @@ image_check (const uint8_t *bytes, uint64_t size, struct image_report *ret)
   check_reftable (&c);
   if (!ret->error)
     check_l1 (&c);
+  if (!ret->error)
+    check_bitmaps (&c);
   for (uint64_t i = 0; i < c.nr && !ret->error; i++) {
     have = stored (&c, i);
     if (have < c.refs[i])
