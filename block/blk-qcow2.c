@@ -15,8 +15,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "blk-null.h"
 #include "cleanup.h"
 #include "qcow2.h"
+#include "range.h"
 
 /* Slices: 16 KiB of L2 map 128 MiB of disk at clusters of 64 KiB. */
 #define SLICE_BITS 14
@@ -180,6 +182,19 @@ load_for_writing (struct qcow2 *q, struct error *err)
   return qcow2_check_refcounts (q, err);
 }
 
+/* The backing file is left out, but the image may be read with it again: what
+ * is zeroed must say so, and what is not there reads as zeroes meanwhile.
+ */
+static int
+open_nothing (struct qcow2 *q, struct error *err)
+{
+  q->has_backing = true;
+  q->backing_size = RANGE_MAX_SIZE;
+  return blk_null_open ("backing", RANGE_MAX_SIZE,
+                        BLK_NULL_READ_ONLY | BLK_NULL_OPAQUE,
+                        &q->blk.backing, err);
+}
+
 static int
 open_backing (struct qcow2 *q, const struct qcow2_open_options *options,
               const struct qcow2_chain *above, struct error *err)
@@ -190,8 +205,15 @@ open_backing (struct qcow2 *q, const struct qcow2_open_options *options,
   struct stat st;
   int error;
 
-  if (!q->header.backing_file[0] || options->ignore_backing)
+  if (options->backing) {
+    q->has_backing = true;
+    q->backing_size = blk_size (options->backing);
     return 0;
+  }
+  if (!q->header.backing_file[0])
+    return 0;
+  if (options->ignore_backing)
+    return options->is_read_only ? 0 : open_nothing (q, err);
   if (!options->allow_backing)
     return error_set (err, EPERM, "%s: the image has a backing file"
                       " (\"%.100s\") and following it was not allowed",
@@ -231,14 +253,16 @@ qcow2_open_layer (struct blk *file, const struct qcow2_open_options *options,
   int error;
 
   error = qcow2_header_read (file, &h, err);
-  if (error < 0) {
+  if (error < 0)
     blk_close (file);
+  else
+    error = qcow2_new (file, &h, options->is_read_only, &q, err);
+  if (error < 0) {
+    blk_close (options->backing);
     return error;
   }
-  error = qcow2_new (file, &h, options->is_read_only, &q, err);
-  if (error < 0)
-    return error;
   q->is_valid = true;
+  q->blk.backing = options->backing;
   nr = div_round_up (h.size, UINT64_C (1) << (q->l2_bits + q->cluster_bits));
   error = qcow2_table_load (q, "L1 table", nr ? h.l1_offset : 0, nr, &q->l1,
                             err);

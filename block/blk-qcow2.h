@@ -22,6 +22,8 @@ struct qcow2_open_options {
    * of the file node.
    */
   const char *filename;
+  /* Instead: this node, whatever the header names.  Taken, as file is. */
+  struct blk *backing;
 };
 
 /* Open the image in file.  Takes ownership of file, on failure too. */

@@ -71,6 +71,9 @@ struct dirty_bitmap {
   struct bits *successor;       /* a reference; FROZEN only */
   struct point_id base;
   char reason[128];             /* INCONSISTENT only */
+
+  /* Protected by set->lock. */
+  bool is_used;                 /* exported by itself */
 };
 
 DEFINE_VECTOR (dirty_bitmap_list, struct dirty_bitmap *);
@@ -316,7 +319,7 @@ check_usable_locked (const struct dirty_bitmap *bm, bool allow_inconsistent,
   assert_state (bm);
   if (bm->is_removed)
     return error_not_found (bm->name, err);
-  if (bm->state == DIRTY_FROZEN)
+  if (bm->state == DIRTY_FROZEN || bm->is_used)
     return error_set (err, EBUSY,
                       "Bitmap '%s' is currently in use by another operation"
                       " and cannot be used", bm->name);
@@ -608,6 +611,31 @@ dirty_invalidate (struct dirty *d, struct dirty_bitmap *bm,
 /* Freezing and its two ends. */
 
 int
+dirty_use (struct dirty_bitmap *bm, bool is_read_only, struct error *err)
+{
+  int r;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&bm->set->lock);
+
+  r = check_usable_locked (bm, false, err);
+  if (r < 0)
+    return r;
+  if (is_read_only && bm->state == DIRTY_RECORDING)
+    return error_set (err, EINVAL, "Enabled bitmap '%s' incompatible with "
+                      "readonly export", bm->name);
+  bm->is_used = true;
+  return 0;
+}
+
+void
+dirty_unuse (struct dirty_bitmap *bm)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&bm->set->lock);
+
+  assert (bm->is_used);
+  bm->is_used = false;
+}
+
+int
 dirty_freeze (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
 {
   int r;
@@ -708,7 +736,7 @@ get_info_locked (const struct dirty_bitmap *bm, struct dirty_info *ret)
                             bitmap_size (bm->bits->bitmap));
   ret->state = bm->state;
   ret->is_recording = bm->state == DIRTY_RECORDING || bm->was_recording;
-  ret->is_busy = bm->state == DIRTY_FROZEN;
+  ret->is_busy = bm->state == DIRTY_FROZEN || bm->is_used;
   ret->is_persistent = bm->is_persistent;
   ret->base = bm->base;
   memcpy (ret->reason, bm->reason, sizeof ret->reason);

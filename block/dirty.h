@@ -69,6 +69,12 @@ struct dirty_bitmap *dirty_find (struct dirty *d, const char *name);
 struct dirty_bitmap *dirty_ref (struct dirty_bitmap *bm);
 void dirty_unref (struct dirty_bitmap *bm);
 
+/* Exported by itself: busy, with QEMU's messages, until dirty_unuse.  A
+ * read-only export refuses one that records.  Any time.
+ */
+int dirty_use (struct dirty_bitmap *bm, bool is_read_only, struct error *err);
+void dirty_unuse (struct dirty_bitmap *bm);
+
 /* Its bits cannot be trusted, for the given reason; not a frozen one.
  * [gate closed]
  */
@@ -104,7 +110,7 @@ struct dirty_info {
                                    upper bound */
   enum dirty_state state;
   bool is_recording;            /* it, or its successor */
-  bool is_busy;
+  bool is_busy;                 /* frozen or used */
   bool is_persistent;
   struct point_id base;         /* counts from; none = never backed up */
   char reason[128];             /* why it is inconsistent */

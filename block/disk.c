@@ -370,6 +370,19 @@ disk_close (struct disk *d)
   return error ? error : r;
 }
 
+void
+disk_update_size (struct disk *d)
+{
+  uint64_t size = blk_size (d->node);
+  int r;
+
+  gate_close (&d->gate);
+  r = dirty_resize (d->dirty, size);
+  gate_open (&d->gate);
+  assert (r == 0);              /* it has nothing to allocate */
+  atomic_store_explicit (&d->blk.size, size, memory_order_release);
+}
+
 const char *
 disk_name (const struct disk *d)
 {

@@ -41,6 +41,11 @@ int disk_new (struct blk *node, const struct disk_options *options,
 /* No session holds it, no I/O is in progress.  Flushes.  0 or -errno. */
 int disk_close (struct disk *disk);
 
+/* The node below may have another size, for it was used by itself meanwhile:
+ * follow it.  The disk has no bitmaps and is not in use.
+ */
+void disk_update_size (struct disk *disk);
+
 const char *disk_name (const struct disk *disk);
 uint64_t disk_size (const struct disk *disk);
 /* Order of creation in the process: gates are closed in this order. */

@@ -24,6 +24,11 @@
 /* Bit of struct export's users; the rest counts who is inside. */
 #define REMOVED (UINT32_C (1) << 31)
 
+struct named_bitmap {
+  struct dirty_bitmap *bitmap;
+  char *name;
+};
+
 struct export {
   /* Fixed after add. */
   char *name;
@@ -33,6 +38,8 @@ struct export {
   struct disk *disk;            /* its bitmaps are offered; or NULL */
   struct dirty_bitmap *bitmap;  /* the only one offered; a reference, or NULL */
   char *bitmap_name;
+  struct named_bitmap *bitmaps; /* or these, references */
+  size_t nr_bitmaps;
   void (*touch) (void *opaque);
   void *opaque;
   struct export_table *table;   /* outlives all references */
@@ -94,6 +101,18 @@ export_ref (struct export *e)
   return e;
 }
 
+static void
+free_bitmaps (struct export *e)
+{
+  while (e->nr_bitmaps > 0) {
+    struct named_bitmap *b = &e->bitmaps[--e->nr_bitmaps];
+
+    dirty_unref (b->bitmap);
+    free (b->name);
+  }
+  free (e->bitmaps);
+}
+
 void
 export_unref (struct export *e)
 {
@@ -102,10 +121,27 @@ export_unref (struct export *e)
     return;
   if (e->bitmap)
     dirty_unref (e->bitmap);
+  free_bitmaps (e);
   free (e->bitmap_name);
   free (e->description);
   free (e->name);
   free (e);
+}
+
+static int
+copy_bitmaps (struct export *e, const struct export_options *options)
+{
+  size_t i;
+
+  e->bitmaps = calloc (options->nr_bitmaps + 1, sizeof *e->bitmaps);
+  for (i = 0; e->bitmaps && i < options->nr_bitmaps; i++) {
+    e->bitmaps[i].name = strdup (options->bitmaps[i].name);
+    if (e->bitmaps[i].name == NULL)
+      return -ENOMEM;
+    e->bitmaps[i].bitmap = dirty_ref (options->bitmaps[i].bitmap);
+    e->nr_bitmaps++;
+  }
+  return e->bitmaps ? 0 : -ENOMEM;
 }
 
 /* An export that nobody else knows yet, with one reference. */
@@ -131,7 +167,8 @@ new_export (struct export_table *t, const struct export_options *options)
   if (options->bitmap)
     e->bitmap_name = strdup (options->bitmap_name);
   if (e->name == NULL || (options->description && e->description == NULL)
-      || (options->bitmap && e->bitmap_name == NULL)) {
+      || (options->bitmap && e->bitmap_name == NULL)
+      || copy_bitmaps (e, options) < 0) {
     export_unref (e);
     return NULL;
   }
@@ -179,17 +216,17 @@ export_add (struct export_table *t, const struct export_options *options,
   return 0;
 }
 
-int
-export_remove (struct export_table *t, const char *name)
+static int
+remove_export (struct export_table *t, const char *name, bool is_safe)
 {
   struct export *e;
   size_t i;
 
   lock_acquire (&t->lock);
   e = find_locked (t, name);
-  if (e == NULL) {
+  if (e == NULL || (is_safe && atomic_load (&e->refs) > 1)) {
     lock_release (&t->lock);
-    return -ENOENT;
+    return e ? -EBUSY : -ENOENT;
   }
   for (i = 0; t->exports.ptr[i] != e; ++i)
     ;
@@ -200,6 +237,18 @@ export_remove (struct export_table *t, const char *name)
   lock_release (&t->lock);
   export_unref (e);
   return 0;
+}
+
+int
+export_remove (struct export_table *t, const char *name)
+{
+  return remove_export (t, name, false);
+}
+
+int
+export_remove_unused (struct export_table *t, const char *name)
+{
+  return remove_export (t, name, true);
 }
 
 struct export *
@@ -296,6 +345,11 @@ export_blk (struct export *e)
 struct dirty_bitmap *
 export_find_bitmap (struct export *e, const char *name)
 {
+  size_t i;
+
+  for (i = 0; i < e->nr_bitmaps; i++)
+    if (strcmp (e->bitmaps[i].name, name) == 0)
+      return dirty_ref (e->bitmaps[i].bitmap);
   if (e->bitmap)
     return strcmp (e->bitmap_name, name) == 0 ? dirty_ref (e->bitmap) : NULL;
   if (e->disk)
@@ -344,12 +398,14 @@ export_bitmaps (struct export *e, struct dirty_bitmap ***ret,
     if (r < 0)
       return r;
   }
-  list = calloc (nr_infos + 1, sizeof *list);
-  names = calloc (nr_infos + 1, sizeof *names);
+  list = calloc (nr_infos + e->nr_bitmaps + 1, sizeof *list);
+  names = calloc (nr_infos + e->nr_bitmaps + 1, sizeof *names);
   if (list == NULL || names == NULL)
     r = -ENOMEM;
   else if (e->bitmap)
     r = append_bitmap (e, e->bitmap_name, list, names, &nr);
+  for (i = 0; i < e->nr_bitmaps && r == 0; ++i)
+    r = append_bitmap (e, e->bitmaps[i].name, list, names, &nr);
   for (i = 0; i < nr_infos && r == 0; ++i)
     if (infos[i].state != DIRTY_INCONSISTENT)
       r = append_bitmap (e, infos[i].name, list, names, &nr);

@@ -17,6 +17,11 @@
 struct export;
 struct export_table;            /* one per listener kind: live, backup */
 
+struct export_bitmap {
+  struct dirty_bitmap *bitmap;
+  const char *name;             /* in the context */
+};
+
 struct export_options {
   const char *name;             /* "" is the default export */
   const char *description;      /* NULL = none */
@@ -30,6 +35,9 @@ struct export_options {
    */
   struct dirty_bitmap *bitmap;  /* or NULL */
   const char *bitmap_name;
+  /* ... or these, as they are at the time.  References are taken. */
+  const struct export_bitmap *bitmaps;
+  size_t nr_bitmaps;
   /* Optional: called for every request. */
   void (*touch) (void *opaque);
   void *opaque;
@@ -45,6 +53,8 @@ int export_add (struct export_table *t, const struct export_options *options,
  * clients get ESHUTDOWN for the next ones.  -ENOENT.
  */
 int export_remove (struct export_table *t, const char *name);
+/* The same, but -EBUSY, and nothing has changed, if clients are connected. */
+int export_remove_unused (struct export_table *t, const char *name);
 
 /* A reference, or NULL.  A client that asks for "" gets the only export of a
  * table that has just one.

@@ -29,10 +29,13 @@ struct node {
   struct node_child_vector children;
   bool is_fixed;                /* from the start; not closed here */
 
-  /* Protected by the lock of struct nodes. */
+  /* Changed as the list is. */
   struct node *parent;          /* it goes with, or that writes through it */
   const char *parent_role;
   unsigned nr_readers;          /* parents that only read */
+  bool is_doomed;
+
+  /* Protected by the lock of struct nodes. */
   unsigned nr_shared;           /* holds */
   bool has_job;
 };
@@ -49,9 +52,24 @@ struct nodes {
 
   /* Changed between nodes_begin_change and nodes_end_change only. */
   struct node_vector list;      /* children before their parents */
-  unsigned next_number;         /* of a name that we give */
+
+  /* Atomic. */
+  _Atomic unsigned next_number; /* of a name that we give */
 };
 
 struct node *nodes_find (struct nodes *n, const char *name);
+
+/* Also gives back what it refers to. */
+void node_free (struct node *node);
+
+/* Let parent refer to child, exclusively if it writes.  -EBUSY, -ENOMEM. */
+int nodes_lend (struct nodes *n, struct node *child, struct node *parent,
+                const char *role, bool is_exclusive, struct error *err);
+
+/* Make a disk of the top of an opened stack and put all into the list.  The
+ * stack is taken, on failure too.  -EEXIST if a name is taken.
+ */
+int nodes_insert (struct nodes *n, struct node_vector *made,
+                  const struct disk_options *options, struct error *err);
 
 #endif /* TIDEMARK_NODES_PRIVATE_H */

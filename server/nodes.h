@@ -18,6 +18,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include <jansson.h>
+
 #include "blk.h"
 #include "disk.h"
 #include "error.h"
@@ -60,6 +62,14 @@ struct disk *nodes_find_device (struct nodes *n, const char *name,
 /* All disks, in order of creation. */
 size_t nodes_nr_disks (struct nodes *n);
 struct disk *nodes_disk (struct nodes *n, size_t i);
+
+/* blockdev-add and blockdev-del, from inside a command, which is alone for a
+ * while.  options: of the disk that the top becomes, except for its name;
+ * spec has been checked (node-open.h).
+ */
+int nodes_add (struct nodes *n, json_t *spec,
+               const struct disk_options *options, struct error *err);
+int nodes_delete (struct nodes *n, const char *name, struct error *err);
 
 /*---- Holds ----*/
 

@@ -212,8 +212,9 @@ options_parse (int argc, char *argv[], struct service *s,
   size_t i;
 
   status = collect (argc, argv, &values, ret);
-  if (status < 0 && !has_option (&values, OPT_DISK))
-    status = usage_error ("no --disk is given");
+  if (status < 0 && !has_option (&values, OPT_DISK) &&
+      !has_option (&values, OPT_CONTROL))
+    status = usage_error ("no --disk is given, nor --control to add some");
   for (pass = 0; pass < 2; pass++)
     for (i = 0; i < values.len && status < 0; i++)
       if (configure (s, &values.ptr[i], pass == 1, &err) < 0) {

@@ -36,6 +36,26 @@ check_uint (const json_t *value, const char *path, const char *name,
 }
 
 static int
+check_enum (const json_t *value, const char *path, const struct qmp_arg *arg,
+            struct error *err)
+{
+  const char *s = json_string_value (value);
+  size_t i;
+
+  if (s == NULL)
+    return error_set (err, EINVAL,
+                      "Invalid parameter type for '%s%s%s', expected: string",
+                      nonnull (path), separator (path), arg->name);
+  for (i = 0; arg->choices[i]; i++)
+    if (strcmp (arg->choices[i], s) == 0)
+      return 0;
+  /* QEMU 7.2 names the member alone, without its path. */
+  return error_set (err, EINVAL,
+                    "Parameter '%s' does not accept value '%.64s'",
+                    arg->name, s);
+}
+
+static int
 check_type (const json_t *value, const char *path, const struct qmp_arg *arg,
             struct error *err)
 {
@@ -55,6 +75,27 @@ check_type (const json_t *value, const char *path, const struct qmp_arg *arg,
     return check_uint (value, path, arg->name, UINT32_MAX, "uint32_t", err);
   case QMP_UINT64:
     return check_uint (value, path, arg->name, INT64_MAX, "uint64", err);
+  case QMP_SIZE:
+    if (json_is_integer (value) && json_integer_value (value) < 0)
+      return error_set (err, EINVAL, "Parameter '%s%s%s' expects a "
+                        "non-negative number below 2^64", nonnull (path),
+                        separator (path), arg->name);
+    if (!json_is_integer (value))
+      expected = "integer";
+    break;
+  case QMP_ENUM:
+    return check_enum (value, path, arg, err);
+  case QMP_OBJECT:
+    expected = json_is_object (value) ? NULL : "object";
+    break;
+  case QMP_NODE:
+    expected = json_is_object (value) || json_is_string (value)
+      ? NULL : "BlockdevRef";
+    break;
+  case QMP_NODE_OR_NULL:
+    expected = json_is_object (value) || json_is_string (value) ||
+      json_is_null (value) ? NULL : "BlockdevRefOrNull";
+    break;
   case QMP_ANY:
     break;
   }
@@ -75,11 +116,10 @@ is_in_table (const struct qmp_arg *table, const char *name)
 }
 
 int
-qmp_args_check (const json_t *args, const char *path,
-                const struct qmp_arg *table, struct error *err)
+qmp_args_check_members (const json_t *args, const char *path,
+                        const struct qmp_arg *table, struct error *err)
 {
   const struct qmp_arg *arg;
-  const char *name;
   const json_t *value;
 
   for (arg = table; arg->name; arg++) {
@@ -90,6 +130,18 @@ qmp_args_check (const json_t *args, const char *path,
     if (value && check_type (value, path, arg, err) < 0)
       return -EINVAL;
   }
+  return 0;
+}
+
+int
+qmp_args_check (const json_t *args, const char *path,
+                const struct qmp_arg *table, struct error *err)
+{
+  const char *name;
+  const json_t *value;
+
+  if (qmp_args_check_members (args, path, table, err) < 0)
+    return -EINVAL;
   json_object_foreach ((json_t *) args, name, value)
     if (!is_in_table (table, name))
       return error_set (err, EINVAL, "Parameter '%s%s%s' is unexpected",

@@ -14,19 +14,34 @@
 
 enum qmp_type {
   QMP_STRING, QMP_BOOL, QMP_UINT32, QMP_UINT64, QMP_ARRAY, QMP_ANY,
+  QMP_OBJECT,
+  QMP_ENUM,                     /* a string of a list */
+  QMP_SIZE,                     /* 0 to 2^63 - 1, said as QEMU does of sizes
+                                   in blockdev-add */
+  QMP_NODE,                     /* a node's name or options */
+  QMP_NODE_OR_NULL,
 };
 
 struct qmp_arg {
   const char *name;             /* NULL ends a table */
   enum qmp_type type;
   bool is_required;
+  const char *const *choices;   /* QMP_ENUM: ends with NULL */
 };
+
+#define QMP_PATH_MAX 128        /* of what a message shows as path */
 
 /* 0, or -EINVAL with *err set: a required member is missing, one has another
  * type, or is not in the table.  path (or NULL) is where args is, "disks[0]".
  */
 int qmp_args_check (const json_t *args, const char *path,
                     const struct qmp_arg *table, struct error *err);
+
+/* The same, except that other members are not looked at: for objects that are
+ * checked in several steps, of which qmp_args_check is the last.
+ */
+int qmp_args_check_members (const json_t *args, const char *path,
+                            const struct qmp_arg *table, struct error *err);
 
 /* After qmp_args_check.  Strings are borrowed from args; without the member
  * they are what the last argument says.

@@ -15,6 +15,8 @@
 const struct qmp_command *const qmp_command_tables[] = {
   qmp_bitmap_commands,
   qmp_backup_commands,
+  qmp_blockdev_commands,
+  qmp_export_commands,
   qmp_query_commands,
   NULL
 };

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "disk.h"
+#include "nodes-private.h"
 #include "point.h"
 #include "qmp.h"
 #include "qmp-args.h"
@@ -96,27 +97,36 @@ backing_depth (const struct blk *blk)
   return depth;
 }
 
+/* A disk from the start is an image, over whatever protocol. */
+static const char *
+format_of (const struct node *n)
+{
+  if (!n->is_fixed)
+    return n->driver;
+  return strcmp (n->driver, "qcow2") == 0 ? "qcow2" : "raw";
+}
+
 /* What QEMU calls BlockDeviceInfo.  NULL if there is no memory. */
 static json_t *
-node_to_json (struct disk *disk)
+node_to_json (struct node *n)
 {
-  struct blk *node = disk_node (disk);
+  struct blk *node = n->blk;
   const char *file = node->filename ? node->filename : "";
-  const char *format =
-    strcmp (node->driver->name, "qcow2") == 0 ? "qcow2" : "raw";
-  json_t *o, *image, *bitmaps = bitmaps_to_json (disk);
+  const char *format = format_of (n);
+  json_t *o, *image, *bitmaps = n->disk ? bitmaps_to_json (n->disk)
+    : json_array ();
   int r = 0;
 
   if (bitmaps == NULL)
     return NULL;
   image = json_pack ("{sosssI}", "filename", qmp_text (file),
                      "format", format,
-                     "virtual-size", (json_int_t) disk_size (disk));
+                     "virtual-size", (json_int_t) blk_size (node));
   if (image && node->cluster_size)
     r |= json_object_set_new (image, "cluster-size",
                               json_integer (node->cluster_size));
   o = json_pack ("{sosssssbsbsssisisisisisisisis{sbsbsb}so}",
-                 "file", qmp_text (file), "node-name", disk_name (disk),
+                 "file", qmp_text (file), "node-name", n->name,
                  "drv", format, "ro", blk_is_read_only (node) ? 1 : 0,
                  "encrypted", 0, "detect_zeroes", "off",
                  "backing_file_depth", backing_depth (node),
@@ -135,29 +145,31 @@ node_to_json (struct disk *disk)
 }
 
 static json_t *
-device_to_json (struct disk *disk)
+device_to_json (struct node *n)
 {
-  json_t *inserted = node_to_json (disk);
+  json_t *inserted = node_to_json (n);
 
   if (inserted == NULL)
     return NULL;
-  return json_pack ("{sssssssbsbso}", "device", disk_name (disk), "qdev", "",
+  return json_pack ("{sssssssbsbso}", "device", n->name, "qdev", "",
                     "type", "unknown", "removable", 0, "locked", 0,
                     "inserted", inserted);
 }
 
-/* An array with one value for each disk. */
+/* An array with one value for each node that is wanted. */
 static int
-for_each_disk (struct qmp_call *call, json_t *(*to_json) (struct disk *disk),
-               json_t **ret, struct error *err)
+for_each_node (struct qmp_call *call, bool only_disks,
+               json_t *(*to_json) (struct node *n), json_t **ret,
+               struct error *err)
 {
-  struct nodes *nodes = service_nodes (call->service);
+  const struct node_vector *list = &service_nodes (call->service)->list;
   json_t *array = json_array ();
   size_t i;
   int r = 0;
 
-  for (i = 0; array && i < nodes_nr_disks (nodes); i++)
-    r |= json_array_append_new (array, to_json (nodes_disk (nodes, i)));
+  for (i = 0; array && i < list->len; i++)
+    if (!only_disks || list->ptr[i]->parent == NULL)
+      r |= json_array_append_new (array, to_json (list->ptr[i]));
   if (r) {
     json_decref (array);
     array = NULL;
@@ -170,7 +182,7 @@ query_block (struct qmp_call *call, json_t **ret, struct error *err)
 {
   if (qmp_args_check (call->args, NULL, no_args, err) < 0)
     return -EINVAL;
-  return for_each_disk (call, device_to_json, ret, err);
+  return for_each_node (call, true, device_to_json, ret, err);
 }
 
 static int
@@ -184,7 +196,7 @@ query_named_block_nodes (struct qmp_call *call, json_t **ret,
 
   if (qmp_args_check (call->args, NULL, table, err) < 0)
     return -EINVAL;
-  return for_each_disk (call, node_to_json, ret, err);
+  return for_each_node (call, false, node_to_json, ret, err);
 }
 
 static int

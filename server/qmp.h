@@ -43,6 +43,8 @@ struct qmp_command {
 /* Tables end with a NULL name. */
 extern const struct qmp_command qmp_bitmap_commands[];
 extern const struct qmp_command qmp_backup_commands[];
+extern const struct qmp_command qmp_blockdev_commands[];
+extern const struct qmp_command qmp_export_commands[];
 extern const struct qmp_command qmp_query_commands[];
 /* All tables; ends with NULL. */
 extern const struct qmp_command *const qmp_command_tables[];

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "block-export.h"
 #include "cleanup.h"
 #include "keyval.h"
 #include "listeners.h"
@@ -58,6 +59,7 @@ struct service {
   struct nbd_server *live_server, *backup_server;
   struct qmp_server *qmp;
   struct session_manager *sessions;
+  struct block_exports *block_exports;
 };
 
 int
@@ -76,6 +78,8 @@ service_new (struct service **ret)
     r = export_table_new (&s->backup_exports);
   if (r == 0)
     r = nodes_new (&s->nodes);
+  if (r == 0)
+    r = block_exports_new (s, &s->block_exports);
   if (r < 0) {
     service_free (s);
     return r;
@@ -461,20 +465,21 @@ session_ended (void *opaque, struct session *session, enum session_end how)
     nodes_release (s->nodes, disks[i].disk, NODE_USE_SHARED);
   point_id_format (session_id (session), id);
   log_info ("backup %s has ended: %s", id, session_end_name (how));
-  if (s->qmp == NULL)
-    return;
   data = json_pack ("{ssss}", "id", id, "reason", session_end_name (how));
   if (data)
-    qmp_event (s->qmp, "BACKUP_ENDED", data);
+    service_send_event (s, "BACKUP_ENDED", data);
   json_decref (data);
 }
 
+/* Without a listener they would only get in the way of block-export-add. */
 static int
 add_live_exports (struct service *s, struct error *err)
 {
   size_t i;
   int r;
 
+  if (!service_has_live_listener (s))
+    return 0;
   for (i = 0; i < s->disks.len; i++) {
     struct disk *disk = s->disks.ptr[i].disk;
     const struct export_options options = {
@@ -594,6 +599,7 @@ service_free (struct service *s)
     qmp_server_stop (s->qmp);
   if (s->sessions)
     session_manager_free (s->sessions);
+  block_exports_free (s->block_exports);
   nbd_server_free (s->backup_server);
   nbd_server_free (s->live_server);
   qmp_server_free (s->qmp);
@@ -646,6 +652,33 @@ service_find_disk (struct service *s, const char *name)
   struct disk_spec *spec = find_spec (s, name);
 
   return spec ? spec->disk : NULL;
+}
+
+bool
+service_has_live_listener (const struct service *s)
+{
+  return listeners_has (s->listeners, SERVICE_LIVE);
+}
+
+void
+service_send_event (struct service *s, const char *name, json_t *data)
+{
+  if (s->qmp)
+    qmp_event (s->qmp, name, data);
+}
+
+void
+service_disk_defaults (const struct service *s, struct disk_options *ret)
+{
+  *ret = (struct disk_options) {
+    .scratch_dir = s->scratch_dir, .scratch_limit = s->scratch_limit,
+  };
+}
+
+struct block_exports *
+service_block_exports (struct service *s)
+{
+  return s->block_exports;
 }
 
 struct nodes *

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <jansson.h>
+
 #include "disk.h"
 #include "error.h"
 #include "export.h"
@@ -49,6 +51,8 @@ int service_add_socket (struct service *s, enum service_listener kind,
 /* Any addresses or sockets? */
 bool service_has_listeners (const struct service *s);
 
+bool service_has_live_listener (const struct service *s);
+
 /* Open the disks and create the bitmaps.  Before a fork if errors are to reach
  * the terminal: starts no threads.
  */
@@ -67,6 +71,14 @@ int service_free (struct service *s);
 int service_quit_fd (struct service *s);
 void service_request_quit (struct service *s);
 
+/* A QMP event to all control connections (qmp_event), if there is a control
+ * server.  data is borrowed.  Any thread, without locks.
+ */
+void service_send_event (struct service *s, const char *name, json_t *data);
+
+/* Options of a disk that says nothing of its own; no name, no file. */
+void service_disk_defaults (const struct service *s, struct disk_options *ret);
+
 /* The disks that it was started with, fixed between open and free.  Commands
  * use nodes_find_disk, which knows those of blockdev-add as well.
  */
@@ -75,6 +87,7 @@ struct disk *service_disk (struct service *s, size_t i);
 struct disk *service_find_disk (struct service *s, const char *name);
 struct nodes *service_nodes (struct service *s);
 struct session_manager *service_sessions (struct service *s);
+struct block_exports *service_block_exports (struct service *s);
 struct export_table *service_exports (struct service *s,
                                       enum service_listener kind);
 

@@ -38,7 +38,6 @@ bad 2 "unrecognized option" --no-such-option
 bad 2 "requires an argument" --disk
 bad 2 "invalid option" -x
 bad 2 "'extra' is not an option" "${A[@]}" extra
-bad 2 "no --disk is given" --control unix:ctl
 bad 2 "no --disk is given"
 bad 2 "nothing to serve: give --listen, --backup-listen or --control" \
     --disk a,file=a.raw

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What blockdev-add takes, as tables: QEMU's schema, as far as it has a meaning
+ * here, with QEMU's order of checks and messages.
+ *
+ * Pure; any thread.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "node-open.h"
+#include "qmp-args.h"
+
+static const char *const drivers[] = {
+  "file", "host_device", "nbd", "null-co", "qcow2", "raw", NULL
+};
+static const char *const discards[] = {
+  "ignore", "off", "unmap", "on", NULL
+};
+static const char *const detect_zeroes[] = { "off", "on", "unmap", NULL };
+static const char *const lockings[] = { "auto", "on", "off", NULL };
+static const char *const aios[] = { "threads", "native", "io_uring", NULL };
+
+static const struct qmp_arg base_args[] = {
+  { "driver", QMP_ENUM, true, drivers },
+  { "node-name", QMP_STRING, false },
+  { "discard", QMP_ENUM, false, discards },
+  { "cache", QMP_OBJECT, false },
+  { "read-only", QMP_BOOL, false },
+  { "auto-read-only", QMP_BOOL, false },
+  { "force-share", QMP_BOOL, false },
+  { "detect-zeroes", QMP_ENUM, false, detect_zeroes },
+};
+
+static const struct qmp_arg cache_args[] = {
+  { "direct", QMP_BOOL, false },
+  { "no-flush", QMP_BOOL, false },
+  { NULL }
+};
+
+static const struct qmp_arg file_args[] = {
+  { "filename", QMP_STRING, true },
+  { "locking", QMP_ENUM, false, lockings },
+  { "aio", QMP_ENUM, false, aios },
+  { "aio-max-batch", QMP_UINT64, false },
+  { "drop-cache", QMP_BOOL, false },
+  { NULL }
+};
+
+static const struct qmp_arg raw_args[] = {
+  { "file", QMP_NODE, true },
+  { "offset", QMP_SIZE, false },
+  { "size", QMP_SIZE, false },
+  { NULL }
+};
+
+static const struct qmp_arg qcow2_args[] = {
+  { "file", QMP_NODE, true },
+  { "backing", QMP_NODE_OR_NULL, false },
+  { "lazy-refcounts", QMP_BOOL, false },
+  { "pass-discard-request", QMP_BOOL, false },
+  { "pass-discard-snapshot", QMP_BOOL, false },
+  { "pass-discard-other", QMP_BOOL, false },
+  { "overlap-check", QMP_ANY, false },
+  { "cache-size", QMP_UINT64, false },
+  { "l2-cache-size", QMP_UINT64, false },
+  { "l2-cache-entry-size", QMP_UINT64, false },
+  { "refcount-cache-size", QMP_UINT64, false },
+  { "cache-clean-interval", QMP_UINT64, false },
+  { NULL }
+};
+
+static const struct qmp_arg nbd_args[] = {
+  { "server", QMP_OBJECT, true },
+  { "export", QMP_STRING, false },
+  { "tls-creds", QMP_STRING, false },
+  { "reconnect-delay", QMP_UINT32, false },
+  { "open-timeout", QMP_UINT32, false },
+  { NULL }
+};
+
+static const struct qmp_arg null_args[] = {
+  { "size", QMP_SIZE, false },
+  { "latency-ns", QMP_UINT64, false },
+  { "read-zeroes", QMP_BOOL, false },
+  { NULL }
+};
+
+static const char *const server_types[] = { "inet", "unix", NULL };
+
+static const struct qmp_arg unix_args[] = {
+  { "type", QMP_ENUM, true, server_types },
+  { "path", QMP_STRING, true },
+  { NULL }
+};
+
+static const struct qmp_arg inet_args[] = {
+  { "type", QMP_ENUM, true, server_types },
+  { "host", QMP_STRING, true },
+  { "port", QMP_STRING, true },
+  { NULL }
+};
+
+static const struct qmp_arg *
+args_of_driver (const char *driver)
+{
+  static const struct {
+    const char *driver;
+    const struct qmp_arg *args;
+  } table[] = {
+    { "file", file_args }, { "host_device", file_args }, { "raw", raw_args },
+    { "qcow2", qcow2_args }, { "nbd", nbd_args }, { "null-co", null_args },
+  };
+  size_t i;
+
+  for (i = 0; i < sizeof table / sizeof table[0]; i++)
+    if (strcmp (driver, table[i].driver) == 0)
+      return table[i].args;
+  return NULL;
+}
+
+#define NR_BASE (sizeof base_args / sizeof base_args[0])
+#define MAX_ARGS 32
+
+/* "file", or "file.backing" below path. */
+static void
+join (char *buf, size_t size, const char *path, const char *name)
+{
+  snprintf (buf, size, "%s%s%s", path ? path : "", path ? "." : "", name);
+}
+
+static int
+check_server (json_t *options, const char *path, struct error *err)
+{
+  static const struct qmp_arg type_args[] = {
+    { "type", QMP_ENUM, true, server_types }, { NULL }
+  };
+  json_t *server = json_object_get (options, "server");
+  char inner[QMP_PATH_MAX];
+
+  if (server == NULL)
+    return 0;
+  join (inner, sizeof inner, path, "server");
+  if (qmp_args_check_members (server, inner, type_args, err) < 0)
+    return -EINVAL;
+  return qmp_args_check (server, inner, strcmp
+                         (qmp_args_string (server, "type", ""), "unix") == 0
+                         ? unix_args : inet_args, err);
+}
+
+/* The options of a child, if it is not a reference. */
+static int
+check_child (json_t *options, const char *path, const char *role,
+             struct error *err)
+{
+  json_t *child = json_object_get (options, role);
+  char inner[QMP_PATH_MAX];
+
+  if (!json_is_object (child))
+    return 0;
+  join (inner, sizeof inner, path, role);
+  return node_options_check (child, inner, err);
+}
+
+/* What the tables cannot say. */
+static int
+check_values (json_t *options, struct error *err)
+{
+  const char *zeroes = qmp_args_string (options, "detect-zeroes", "off");
+  const char *discard = qmp_args_string (options, "discard", "ignore");
+
+  if (strcmp (zeroes, "unmap") == 0 && strcmp (discard, "unmap") != 0 &&
+      strcmp (discard, "on") != 0)
+    return error_set (err, EINVAL, "setting detect-zeroes to unmap is not "
+                      "allowed without setting discard operation to unmap");
+  if (strcmp (zeroes, "off") != 0)
+    return error_set (err, ENOTSUP, "detect-zeroes '%s' is not supported "
+                      "(only 'off')", zeroes);
+  if (qmp_args_bool (options, "force-share", false) &&
+      !qmp_args_bool (options, "read-only", false))
+    return error_set (err, EINVAL, "force-share=on can only be used with "
+                      "read-only images");
+  return 0;
+}
+
+int
+node_options_check (json_t *options, const char *path, struct error *err)
+{
+  struct qmp_arg table[MAX_ARGS] = { { NULL } };
+  const struct qmp_arg driver[] = { base_args[0], { NULL } }, *args;
+  json_t *cache = json_object_get (options, "cache");
+  char inner[QMP_PATH_MAX];
+  size_t i;
+
+  if (qmp_args_check_members (options, path, driver, err) < 0)
+    return -EINVAL;
+  memcpy (table, base_args, sizeof base_args);
+  args = args_of_driver (qmp_args_string (options, "driver", ""));
+  for (i = 0; args && args[i].name; i++)
+    table[NR_BASE + i] = args[i];
+  if (qmp_args_check_members (options, path, table, err) < 0)
+    return -EINVAL;
+  join (inner, sizeof inner, path, "cache");
+  if (cache && qmp_args_check (cache, inner, cache_args, err) < 0)
+    return -EINVAL;
+  if (check_server (options, path, err) < 0 ||
+      check_child (options, path, "file", err) < 0 ||
+      check_child (options, path, "backing", err) < 0 ||
+      check_child (options, path, "image", err) < 0 ||
+      qmp_args_check (options, path, table, err) < 0)
+    return -EINVAL;
+  return check_values (options, err);
+}
+
+bool
+node_options_have_references (json_t *options)
+{
+  static const char *const roles[] = { "file", "backing", "image" };
+  size_t i;
+
+  for (i = 0; i < sizeof roles / sizeof roles[0]; i++) {
+    json_t *child = json_object_get (options, roles[i]);
+
+    if (json_is_string (child) ||
+        (json_is_object (child) && node_options_have_references (child)))
+      return true;
+  }
+  return false;
+}
