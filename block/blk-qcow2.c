@@ -30,7 +30,11 @@
 static int
 qcow2_flush (struct blk *blk)
 {
-  return blk_is_read_only (blk) ? 0 : qcow2_commit (qcow2_of (blk), true);
+  if (blk_is_read_only (blk))
+    return 0;
+  blk_event (qcow2_of (blk)->file, BLK_EVENT_FLUSH_TO_OS);
+  blk_event (qcow2_of (blk)->file, BLK_EVENT_FLUSH_TO_DISK);
+  return qcow2_commit (qcow2_of (blk), true);
 }
 
 /* Cut off what was added to the file in advance. */
@@ -169,6 +173,7 @@ load_for_writing (struct qcow2 *q, struct error *err)
   int error;
 
   error = check_writable (q, err);
+  blk_event (q->file, BLK_EVENT_REFTABLE_LOAD);
   if (error == 0)
     error = qcow2_table_load (q, "refcount table", h->reftable_offset,
                               ((uint64_t) h->reftable_clusters

@@ -6,6 +6,9 @@
  * lies within the child; a child that has shrunk since fails the request in
  * its own choke point.
  *
+ * A borrowing window stands for the child itself: whoever is above it tells of
+ * events.
+ *
  * Called from any thread.  No locks.
  */
 #include "config.h"
@@ -39,6 +42,8 @@ window_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
 {
   struct window *w = window_of (blk);
 
+  if (!w->is_borrowed)
+    blk_event (w->child, BLK_EVENT_READ_AIO);
   return blk_pread (w->child, buf, len, w->off + off, flags);
 }
 
@@ -48,6 +53,8 @@ window_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
 {
   struct window *w = window_of (blk);
 
+  if (!w->is_borrowed)
+    blk_event (w->child, BLK_EVENT_WRITE_AIO);
   return blk_pwrite (w->child, buf, len, w->off + off, flags);
 }
 
@@ -70,7 +77,13 @@ window_trim (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
 static int
 window_flush (struct blk *blk)
 {
-  return blk_flush (window_of (blk)->child);
+  struct window *w = window_of (blk);
+
+  if (!w->is_borrowed) {
+    blk_event (w->child, BLK_EVENT_FLUSH_TO_OS);
+    blk_event (w->child, BLK_EVENT_FLUSH_TO_DISK);
+  }
+  return blk_flush (w->child);
 }
 
 static int
@@ -134,6 +147,12 @@ window_close (struct blk *blk)
   return r;
 }
 
+static void
+window_event (struct blk *blk, enum blk_event event)
+{
+  blk_event (window_of (blk)->child, event);
+}
+
 static const struct blk_driver window_driver = {
   .name = "raw",
   .close = window_close,
@@ -145,6 +164,7 @@ static const struct blk_driver window_driver = {
   .extents = window_extents,
   .cache = window_cache,
   .resize = window_resize,
+  .event = window_event,
 };
 
 /* *ret_size: the window's size. */

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "blk-event.h"
 #include "error.h"
 #include "extents.h"
 
@@ -117,6 +118,8 @@ struct blk_driver {
    */
   int (*read_stream) (struct blk *blk, unsigned depth,
                       const struct blk_stream_ops *ops, void *opaque);
+  /* Optional: for nodes that inject faults.  Must not block. */
+  void (*event) (struct blk *blk, enum blk_event event);
 };
 
 struct blk_stats {
@@ -171,6 +174,14 @@ static inline bool
 blk_is_read_only (const struct blk *blk)
 {
   return blk->can & BLK_IS_READ_ONLY;
+}
+
+/* The node above tells what it is about to do with this one. */
+static inline void
+blk_event (struct blk *blk, enum blk_event event)
+{
+  if (__builtin_expect (blk->driver->event != NULL, 0))
+    blk->driver->event (blk, event);
 }
 
 /* Errors of all of these, besides the driver's own: -EINVAL for a range that

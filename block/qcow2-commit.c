@@ -156,6 +156,8 @@ write_slices (struct qcow2 *q, const struct commit *c, enum qcow2_kind kind)
 
     if (d->slice->kind != kind)
       continue;
+    blk_event (q->file, kind == QCOW2_L2 ? BLK_EVENT_L2_UPDATE
+               : BLK_EVENT_REFBLOCK_UPDATE_PART);
     lo = (uint32_t) round_down (d->lo, 512);
     hi = (uint32_t) round_up (d->hi, 512);
     error = blk_pwrite (q->file, d->buf->bytes + lo, hi - lo, d->place + lo,
@@ -176,8 +178,10 @@ has_slices (const struct commit *c, enum qcow2_kind kind)
 }
 
 static int
-write_table (struct qcow2 *q, const struct dirty_table *t, uint64_t off)
+write_table (struct qcow2 *q, const struct dirty_table *t, uint64_t off,
+             enum blk_event event)
 {
+  blk_event (q->file, event);
   return blk_pwrite (q->file, t->entries, t->nr * 8, off + t->first * 8, 0);
 }
 
@@ -197,7 +201,8 @@ write_refcounts (struct qcow2 *q, const struct commit *c)
   if (error == 0 && c->reftable.nr > 0) {
     error = sync_if_ordered (q, c);
     if (error == 0)
-      error = write_table (q, &c->reftable, c->reftable_offset);
+      error = write_table (q, &c->reftable, c->reftable_offset,
+                           BLK_EVENT_REFTABLE_UPDATE);
   }
   if (error == 0)
     error = sync_if_ordered (q, c);
@@ -239,7 +244,7 @@ write_all (struct qcow2 *q, const struct commit *c)
   if (error == 0)
     error = write_slices (q, c, QCOW2_L2);
   if (error == 0 && c->l1.nr > 0)
-    error = write_table (q, &c->l1, c->l1_offset);
+    error = write_table (q, &c->l1, c->l1_offset, BLK_EVENT_L1_UPDATE);
   if (error == 0 && c->is_header_due)
     error = write_header (q, c);
   if (error == 0 && (c->is_header_due || c->l1.nr > 0

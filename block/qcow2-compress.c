@@ -82,6 +82,7 @@ qcow2_read_packed (struct qcow2 *q, uint64_t entry, uint8_t *buf)
   in = malloc (len);
   if (!in)
     return -ENOMEM;
+  blk_event (q->file, BLK_EVENT_READ_COMPRESSED);
   error = blk_pread (q->file, in, len, off, 0);
   if (error < 0)
     return error;

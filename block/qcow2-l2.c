@@ -165,6 +165,7 @@ copy_table (struct qcow2 *q, uint64_t from, uint64_t host)
   if (!buf)
     return -ENOMEM;
   lock_release (&q->lock);
+  blk_event (q->file, BLK_EVENT_L2_ALLOC_COW_READ);
   error = qcow2_file_read (q, buf, q->cluster_size, from);
   if (error == 0)
     error = blk_pwrite (q->file, buf, q->cluster_size, host, 0);
@@ -185,6 +186,7 @@ make_table (struct qcow2 *q, uint64_t i)
     return error;
   if (qcow2_frees_reserve (&q->frees, 1) < 0)
     return -ENOMEM;
+  blk_event (q->file, BLK_EVENT_L2_ALLOC_WRITE);
   error = qcow2_alloc_table (q, &host);
   if (error < 0)
     return error;

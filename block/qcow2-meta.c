@@ -219,6 +219,8 @@ load (struct qcow2 *q, enum qcow2_kind kind, uint64_t index, uint64_t place,
     return -ENOMEM;
   s->is_loading = true;
   lock_release (&q->lock);
+  blk_event (q->file, kind == QCOW2_L2 ? BLK_EVENT_L2_LOAD
+             : BLK_EVENT_REFBLOCK_LOAD);
   error = qcow2_file_read (q, s->buf->bytes, UINT64_C (1) << q->slice_bits,
                            place);
   lock_acquire (&q->lock);

@@ -112,6 +112,8 @@ read_backing (struct qcow2 *q, uint8_t *buf, uint64_t len, uint64_t off,
   if (backing) {
     size = blk_size (backing);
     n = off < size ? MIN (len, size - off) : 0;
+    if (n)
+      blk_event (q->file, BLK_EVENT_READ_BACKING_AIO);
     error = n ? blk_pread (backing, buf, n, off, flags) : 0;
     if (error < 0)
       return error;
@@ -150,6 +152,7 @@ read_data (struct qcow2 *q, uint8_t *buf, uint64_t len, uint64_t host,
   uint64_t n = host < size ? MIN (len, size - host) : 0;
 
   memset (buf + n, 0, len - n);
+  blk_event (q->file, BLK_EVENT_READ_AIO);
   return n ? blk_pread (q->file, buf, n, host, flags) : 0;
 }
 

@@ -233,6 +233,7 @@ make_refblock (struct qcow2 *q, uint64_t i, uint64_t host)
 {
   int error;
 
+  blk_event (q->file, BLK_EVENT_REFBLOCK_ALLOC);
   if (qcow2_is_metadata (q, host, q->cluster_size))
     return -EIO;                /* damaged: in use, but refcount 0 */
   error = make_zero_space (q, host, q->cluster_size);
@@ -296,6 +297,7 @@ grow_reftable (struct qcow2 *q, uint64_t *pos, uint64_t entries)
   uint64_t len, host, clusters, *new_entries;
   int error;
 
+  blk_event (q->file, BLK_EVENT_REFTABLE_GROW);
   len = MAX (entries + entries / 2, t->len * 2) + 8;
   clusters = div_round_up (len * 8, q->cluster_size);
   if (clusters << q->cluster_bits > QCOW2_MAX_REFTABLE_BYTES)
@@ -520,6 +522,7 @@ qcow2_alloc (struct qcow2 *q, uint64_t off, uint64_t *nr, uint64_t *ret_host,
 {
   int error;
 
+  blk_event (q->file, BLK_EVENT_CLUSTER_ALLOC);
   allocating_begin (q);
   if (q->is_new) {
     error = take_reserved_or_bump (q, off, nr, ret_host);
@@ -636,6 +639,7 @@ qcow2_refcount_drop (struct qcow2 *q, uint64_t host, uint64_t len)
 {
   uint64_t nr = div_round_up (len, q->cluster_size), done, min, max;
 
+  blk_event (q->file, BLK_EVENT_CLUSTER_FREE);
   /* While the refcount is not yet 0 nobody takes the space. */
   if ((q->file->can & BLK_CAN_TRIM)
       && host + len <= blk_size (q->file)

@@ -195,12 +195,14 @@ write_filled (struct qcow2 *q, const uint8_t *buf, uint64_t len, uint64_t off,
 
   if (!bounce)
     return -ENOMEM;
+  blk_event (q->file, BLK_EVENT_COW_READ);
   error = read_old (q, bounce, head, off - head);
   if (error == 0)
     error = read_old (q, bounce + tail, q->cluster_size - tail, off + len);
   if (error < 0)
     return error;
   memcpy (bounce + head, buf, len);
+  blk_event (q->file, BLK_EVENT_COW_WRITE);
   return blk_pwrite (q->file, bounce, q->cluster_size, host, 0);
 }
 
@@ -220,6 +222,7 @@ write_clusters (const struct step *s, const uint8_t *buf, uint64_t len,
       host += q->cluster_size;
     } else {
       n = len & ~mask;
+      blk_event (q->file, BLK_EVENT_WRITE_AIO);
       error = blk_pwrite (q->file, buf, n, host, 0);
       host += n;
     }
@@ -258,6 +261,7 @@ write_in_place (struct step *s, const uint8_t *buf)
   /* Another program may have left the file shorter than its last cluster. */
   error = qcow2_grow_file (q, end);
   lock_release (&q->lock);
+  blk_event (q->file, BLK_EVENT_WRITE_AIO);
   if (error == 0)
     error = blk_pwrite (q->file, buf, s->len, s->run.host, 0);
   lock_acquire (&q->lock);
@@ -296,6 +300,7 @@ write_new (struct step *s, const uint8_t *buf)
   s->len = MIN (s->len, s->start + (s->nr << q->cluster_bits) - s->off);
 
   lock_release (&q->lock);
+  blk_event (q->file, BLK_EVENT_WRITE_AIO);
   if (is_fresh && needs_no_fill (s))
     error = blk_pwrite (q->file, buf, s->len, host + (s->off - s->start), 0);
   else

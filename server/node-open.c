@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "blk-file.h"
+#include "blk-inject.h"
 #include "blk-nbd.h"
 #include "blk-null.h"
 #include "blk-qcow2.h"
@@ -24,6 +25,7 @@
 #include "qmp-args.h"
 
 #define NODE_NAME_MAX 31        /* QEMU's */
+#define ERRNO_MAX 4095          /* Linux has none beyond */
 #define NULL_DEFAULT_SIZE (UINT64_C (1) << 30)
 
 struct opening {
@@ -324,6 +326,64 @@ open_null (struct opening *o, struct node *node, json_t *options,
                         err);
 }
 
+/* Add the rules of one of the two arrays. */
+static void
+parse_rules (json_t *array, bool is_set_state, struct blk_inject_rule *rules,
+             size_t *nr)
+{
+  static const char *const types[] = {
+    "read", "write", "write-zeroes", "discard", "flush", "block-status"
+  };
+  size_t i, j;
+
+  for (i = 0; i < json_array_size (array); i++) {
+    json_t *item = json_array_get (array, i);
+    const char *type = qmp_args_string (item, "iotype", NULL);
+    json_t *sector = json_object_get (item, "sector");
+    struct blk_inject_rule rule = {
+      .event = blk_inject_event (qmp_args_string (item, "event", "")),
+      .state = (unsigned) qmp_args_uint (item, "state", 0),
+      .is_set_state = is_set_state,
+      .new_state = (unsigned) qmp_args_uint (item, "new_state", 0),
+      .errnum = (int) MIN (qmp_args_uint (item, "errno", EIO), ERRNO_MAX),
+      .ops = BLK_INJECT_DEFAULT, .off = UINT64_MAX,
+      .is_once = qmp_args_bool (item, "once", false),
+    };
+
+    /* The bits of BLK_INJECT_* are in the order of the types. */
+    for (j = 0; type && j < sizeof types / sizeof types[0]; j++)
+      if (strcmp (type, types[j]) == 0)
+        rule.ops = 1u << j;
+    if (sector && json_integer_value (sector) >= 0)
+      rule.off = (uint64_t) json_integer_value (sector) * 512;
+    rules[(*nr)++] = rule;
+  }
+}
+
+static int
+open_blkdebug (struct opening *o, struct node *node, json_t *options,
+               bool is_read_only, struct error *err)
+{
+  json_t *inject = json_object_get (options, "inject-error");
+  json_t *states = json_object_get (options, "set-state");
+  size_t max = json_array_size (inject) + json_array_size (states), nr = 0;
+  CLEANUP_FREE struct blk_inject_rule *rules = NULL;
+  struct blk *image;
+  int r;
+
+  if (max > BLK_INJECT_MAX_RULES)
+    return error_set (err, E2BIG, "node '%s': %zu rules, at most %d are "
+                      "allowed", node->name, max, BLK_INJECT_MAX_RULES);
+  rules = calloc (max + 1, sizeof *rules);
+  if (rules == NULL)
+    return error_set_errno (err, ENOMEM, "node '%s'", node->name);
+  parse_rules (inject, false, rules, &nr);
+  parse_rules (states, true, rules, &nr);
+  r = open_child (o, node, options, "image", is_read_only, &image, err);
+  return r < 0 ? r : blk_inject_open (image, node->name, rules, nr,
+                                      &node->blk, err);
+}
+
 static open_function
 function_of_driver (const char **driver)
 {
@@ -333,6 +393,7 @@ function_of_driver (const char **driver)
   } table[] = {
     { "file", open_file }, { "host_device", open_file }, { "raw", open_raw },
     { "qcow2", open_qcow2 }, { "nbd", open_nbd }, { "null-co", open_null },
+    { "blkdebug", open_blkdebug },
   };
   size_t i;
 

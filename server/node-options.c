@@ -14,7 +14,7 @@
 #include "qmp-args.h"
 
 static const char *const drivers[] = {
-  "file", "host_device", "nbd", "null-co", "qcow2", "raw", NULL
+  "blkdebug", "file", "host_device", "nbd", "null-co", "qcow2", "raw", NULL
 };
 static const char *const discards[] = {
   "ignore", "off", "unmap", "on", NULL
@@ -88,6 +88,53 @@ static const struct qmp_arg null_args[] = {
   { NULL }
 };
 
+static const struct qmp_arg blkdebug_args[] = {
+  { "image", QMP_NODE, true },
+  { "inject-error", QMP_ARRAY, false },
+  { "set-state", QMP_ARRAY, false },
+  { NULL }
+};
+
+/* QEMU's; some of them never happen here. */
+static const char *const events[] = {
+  "l1_update", "l1_grow_alloc_table", "l1_grow_write_table",
+  "l1_grow_activate_table", "l2_load", "l2_update", "l2_update_compressed",
+  "l2_alloc_cow_read", "l2_alloc_write", "read_aio", "read_backing_aio",
+  "read_compressed", "write_aio", "write_compressed", "vmstate_load",
+  "vmstate_save", "cow_read", "cow_write", "reftable_load", "reftable_grow",
+  "reftable_update", "refblock_load", "refblock_update",
+  "refblock_update_part", "refblock_alloc", "refblock_alloc_hookup",
+  "refblock_alloc_write", "refblock_alloc_write_blocks",
+  "refblock_alloc_write_table", "refblock_alloc_switch_table",
+  "cluster_alloc", "cluster_alloc_bytes", "cluster_free", "flush_to_os",
+  "flush_to_disk", "pwritev_rmw_head", "pwritev_rmw_after_head",
+  "pwritev_rmw_tail", "pwritev_rmw_after_tail", "pwritev", "pwritev_zero",
+  "pwritev_done", "empty_image_prepare", "l1_shrink_write_table",
+  "l1_shrink_free_l2_clusters", "cor_write", "cluster_alloc_space", "none",
+  NULL
+};
+static const char *const iotypes[] = {
+  "read", "write", "write-zeroes", "discard", "flush", "block-status", NULL
+};
+
+static const struct qmp_arg inject_args[] = {
+  { "event", QMP_ENUM, true, events },
+  { "state", QMP_UINT32, false },
+  { "iotype", QMP_ENUM, false, iotypes },
+  { "errno", QMP_UINT32, false },
+  { "sector", QMP_INT64, false },
+  { "once", QMP_BOOL, false },
+  { "immediately", QMP_BOOL, false },
+  { NULL }
+};
+
+static const struct qmp_arg set_state_args[] = {
+  { "event", QMP_ENUM, true, events },
+  { "state", QMP_UINT32, false },
+  { "new_state", QMP_UINT32, true },
+  { NULL }
+};
+
 static const char *const server_types[] = { "inet", "unix", NULL };
 
 static const struct qmp_arg unix_args[] = {
@@ -112,6 +159,7 @@ args_of_driver (const char *driver)
   } table[] = {
     { "file", file_args }, { "host_device", file_args }, { "raw", raw_args },
     { "qcow2", qcow2_args }, { "nbd", nbd_args }, { "null-co", null_args },
+    { "blkdebug", blkdebug_args },
   };
   size_t i;
 
@@ -148,6 +196,29 @@ check_server (json_t *options, const char *path, struct error *err)
   return qmp_args_check (server, inner, strcmp
                          (qmp_args_string (server, "type", ""), "unix") == 0
                          ? unix_args : inet_args, err);
+}
+
+/* An array of objects. */
+static int
+check_array (json_t *options, const char *path, const char *name,
+             const struct qmp_arg *table, struct error *err)
+{
+  json_t *array = json_object_get (options, name);
+  char inner[QMP_PATH_MAX];
+  size_t i;
+
+  for (i = 0; i < json_array_size (array); i++) {
+    json_t *item = json_array_get (array, i);
+
+    snprintf (inner, sizeof inner, "%s%s%s[%zu]", path ? path : "",
+              path ? "." : "", name, i);
+    if (!json_is_object (item))
+      return error_set (err, EINVAL, "Invalid parameter type for '%s', "
+                        "expected: object", inner);
+    if (qmp_args_check (item, inner, table, err) < 0)
+      return -EINVAL;
+  }
+  return 0;
 }
 
 /* The options of a child, if it is not a reference. */
@@ -209,6 +280,8 @@ node_options_check (json_t *options, const char *path, struct error *err)
       check_child (options, path, "file", err) < 0 ||
       check_child (options, path, "backing", err) < 0 ||
       check_child (options, path, "image", err) < 0 ||
+      check_array (options, path, "inject-error", inject_args, err) < 0 ||
+      check_array (options, path, "set-state", set_state_args, err) < 0 ||
       qmp_args_check (options, path, table, err) < 0)
     return -EINVAL;
   return check_values (options, err);

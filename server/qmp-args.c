@@ -83,6 +83,9 @@ check_type (const json_t *value, const char *path, const struct qmp_arg *arg,
     if (!json_is_integer (value))
       expected = "integer";
     break;
+  case QMP_INT64:
+    expected = json_is_integer (value) ? NULL : "integer";
+    break;
   case QMP_ENUM:
     return check_enum (value, path, arg, err);
   case QMP_OBJECT:

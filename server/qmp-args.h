@@ -14,6 +14,7 @@
 
 enum qmp_type {
   QMP_STRING, QMP_BOOL, QMP_UINT32, QMP_UINT64, QMP_ARRAY, QMP_ANY,
+  QMP_INT64,                    /* may be negative */
   QMP_OBJECT,
   QMP_ENUM,                     /* a string of a list */
   QMP_SIZE,                     /* 0 to 2^63 - 1, said as QEMU does of sizes
