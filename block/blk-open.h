@@ -10,7 +10,7 @@ struct blk_open_options {
   const char *format;           /* "raw" or "qcow2"; NULL = raw.  Never
                                    probed: a guest can write any header. */
   bool is_read_only;
-  bool allow_backing;           /* qcow2: follow the backing file */
+  bool allow_backing;           /* qcow2: follow the files that it names */
   bool no_lock;                 /* files: do not lock */
   const char *node_name;        /* NULL = from file */
 };

@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "blk-null.h"
 #include "cleanup.h"
@@ -80,7 +79,13 @@ set_geometry (struct qcow2 *q, bool is_read_only)
 
   q->cluster_bits = h->cluster_bits;
   q->cluster_size = 1u << h->cluster_bits;
-  q->l2_bits = h->cluster_bits - 3;
+  q->sub_bits = h->cluster_bits;
+  q->l2_entry_bits = 3;
+  if (h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2) {
+    q->sub_bits -= QCOW2_EXTENDED_BITS;
+    q->l2_entry_bits++;
+  }
+  q->l2_bits = h->cluster_bits - q->l2_entry_bits;
   q->refblock_bits = h->cluster_bits + 3 - h->refcount_order;
   q->slice_bits = MIN (h->cluster_bits, SLICE_BITS);
   q->max_clean = bytes >> q->slice_bits;
@@ -107,7 +112,7 @@ qcow2_new (struct blk *file, const struct qcow2_header *h, bool is_read_only,
     blk_close (file);
     return -ENOMEM;
   }
-  q->file = file;
+  q->file = q->data = file;
   q->header = *h;
   set_geometry (q, is_read_only);
   lock_init (&q->lock, LOCK_RANK_FORMAT);
@@ -137,7 +142,9 @@ qcow2_destroy (struct qcow2 *q)
   reqlist_destroy (&q->claims);
   pthread_cond_destroy (&q->changed);
   lock_destroy (&q->lock);
-  error = blk_close (q->file);
+  error = qcow2_is_external (q) ? blk_close (q->data) : 0;
+  r = blk_close (q->file);
+  error = error ? error : r;
   r = blk_close (q->blk.backing);
   blk_fini (&q->blk);
   free (q);
@@ -200,16 +207,23 @@ open_nothing (struct qcow2 *q, struct error *err)
                         &q->blk.backing, err);
 }
 
+/* The files that the header names. */
 static int
-open_backing (struct qcow2 *q, const struct qcow2_open_options *options,
-              const struct qcow2_chain *above, struct error *err)
+open_others (struct qcow2 *q, const struct qcow2_open_options *options,
+             const struct qcow2_chain *above, struct error *err)
 {
   const char *filename = options->filename ? options->filename
     : q->blk.filename;
   struct qcow2_chain link = { .above = NULL, .depth = 0 };
-  struct stat st;
   int error;
 
+  if (!above) {
+    qcow2_identify (filename, &link);
+    above = &link;
+  }
+  error = qcow2_open_data (q, filename, options, above, err);
+  if (error < 0)
+    return error;
   if (options->backing) {
     q->has_backing = true;
     q->backing_size = blk_size (options->backing);
@@ -223,15 +237,7 @@ open_backing (struct qcow2 *q, const struct qcow2_open_options *options,
     return error_set (err, EPERM, "%s: the image has a backing file"
                       " (\"%.100s\") and following it was not allowed",
                       q->blk.name, q->header.backing_file);
-  if (!above) {
-    if (filename && stat (filename, &st) == 0) {
-      link.is_known = true;
-      link.dev = st.st_dev;
-      link.ino = st.st_ino;
-    }
-    above = &link;
-  }
-  error = qcow2_open_backing (q, filename, above, err);
+  error = qcow2_open_backing (q, filename, options, above, err);
   if (error == 0) {
     q->has_backing = true;
     q->backing_size = blk_size (q->blk.backing);
@@ -242,7 +248,7 @@ open_backing (struct qcow2 *q, const struct qcow2_open_options *options,
 static void
 set_nowait (struct qcow2 *q)
 {
-  if ((q->file->can & BLK_CAN_NOWAIT)
+  if ((q->data->can & BLK_CAN_NOWAIT)
       && (!q->blk.backing || (q->blk.backing->can & BLK_CAN_NOWAIT)))
     q->blk.can |= BLK_CAN_NOWAIT;
 }
@@ -258,21 +264,22 @@ qcow2_open_layer (struct blk *file, const struct qcow2_open_options *options,
   int error;
 
   error = qcow2_header_read (file, &h, err);
-  if (error < 0)
-    blk_close (file);
-  else
+  if (error == 0)
     error = qcow2_new (file, &h, options->is_read_only, &q, err);
+  else
+    blk_close (file);
   if (error < 0) {
     blk_close (options->backing);
+    blk_close (options->data);
     return error;
   }
   q->is_valid = true;
   q->blk.backing = options->backing;
-  nr = div_round_up (h.size, UINT64_C (1) << (q->l2_bits + q->cluster_bits));
-  error = qcow2_table_load (q, "L1 table", nr ? h.l1_offset : 0, nr, &q->l1,
-                            err);
+  nr = div_round_up (h.size, qcow2_l1_span (&h));
+  error = open_others (q, options, above, err);
   if (error == 0)
-    error = open_backing (q, options, above, err);
+    error = qcow2_table_load (q, "L1 table", nr ? h.l1_offset : 0, nr, &q->l1,
+                              err);
   if (error == 0 && !options->is_read_only)
     error = load_for_writing (q, err);
   if (error < 0) {
@@ -299,7 +306,17 @@ blk_qcow2_info (struct blk *blk, struct qcow2_info *ret)
   *ret = (struct qcow2_info) {
     .version = h->version, .size = h->size,
     .cluster_size = 1u << h->cluster_bits,
+    .refcount_bits = 1u << h->refcount_order,
+    .compression = h->compression,
+    .is_extended = h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2,
+    .has_lazy_refcounts = h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS,
+    .is_dirty = h->incompatible & QCOW2_INCOMPAT_DIRTY,
+    .is_corrupt = h->incompatible & QCOW2_INCOMPAT_CORRUPT,
   };
+  if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE) {
+    strcpy (ret->data_file, h->data_file);
+    ret->is_data_file_raw = h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+  }
   strcpy (ret->backing_file, h->backing_file);
   strcpy (ret->backing_format, h->backing_format);
 }

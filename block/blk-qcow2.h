@@ -9,10 +9,14 @@
 
 struct qcow2_open_options {
   bool is_read_only;
-  /* Follow the backing file that the header names.  Without it an image that
-   * has one is refused: a guest may have written the header.
+  /* Follow the backing file and the data file that the header names.  Without
+   * it an image that has one is refused: a guest may have written the header.
    */
   bool allow_backing;
+  /* With the above: only files in the directory of the image that names
+   * them.
+   */
+  bool only_neighbours;
   /* Instead: this layer alone, whatever backing file the header names.  What
    * the layer does not hold reads as zeroes and has depth 0; a zero cluster
    * of the layer has depth 1 and EXTENT_ZERO.
@@ -24,11 +28,25 @@ struct qcow2_open_options {
   const char *filename;
   /* Instead: this node, whatever the header names.  Taken, as file is. */
   struct blk *backing;
+  /* The open data file of an image that has one, instead of what its header
+   * names.  Ownership is taken, on failure too.
+   */
+  struct blk *data;
 };
 
 /* Open the image in file.  Takes ownership of file, on failure too. */
 int blk_qcow2_open (struct blk *file, const struct qcow2_open_options *options,
                     struct blk **ret, struct error *err);
+
+enum qcow2_compression { QCOW2_COMPRESSION_ZLIB, QCOW2_COMPRESSION_ZSTD };
+
+/* What is allocated when an image is created. */
+enum qcow2_preallocation {
+  QCOW2_PREALLOCATION_OFF,
+  QCOW2_PREALLOCATION_METADATA, /* all tables; data as holes of the file */
+  QCOW2_PREALLOCATION_FALLOC,   /* and the data's space, unwritten */
+  QCOW2_PREALLOCATION_FULL,     /* and zeroes written to it */
+};
 
 struct qcow2_create_options {
   uint64_t size;                /* virtual size, bytes; multiple of 512 */
@@ -40,6 +58,21 @@ struct qcow2_create_options {
    * on failure too.
    */
   struct blk *backing;
+  unsigned version;             /* 2 or 3; 0 = 3 */
+  unsigned refcount_bits;       /* 1, 2, 4, ... 64; 0 = 16; 16 in version 2 */
+  enum qcow2_compression compression;
+  bool has_lazy_refcounts;
+  bool is_extended;             /* extended L2 entries; clusters of at least
+                                   16 KiB */
+  /* The external data file, as stored in the header, NULL = none; its empty
+   * or zeroed node, of which ownership is taken, on failure too; and whether
+   * it has to be the disk as a raw image (then all tables are allocated, and
+   * there can be no backing file).
+   */
+  const char *data_file;
+  struct blk *data;
+  bool is_data_file_raw;
+  enum qcow2_preallocation preallocation;
 };
 
 /* A new image in the empty file node, which no one else can see yet: data is
@@ -67,6 +100,13 @@ struct qcow2_info {
   uint32_t cluster_size;
   char backing_file[1024];      /* "" = none */
   char backing_format[32];
+  char data_file[1024];         /* "" = none */
+  unsigned refcount_bits;
+  enum qcow2_compression compression;
+  bool is_extended;             /* has extended L2 entries */
+  bool has_lazy_refcounts;
+  bool is_data_file_raw;
+  bool is_dirty, is_corrupt;    /* when it was opened */
 };
 
 /* What the header of the open image says. */

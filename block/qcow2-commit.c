@@ -185,10 +185,18 @@ write_table (struct qcow2 *q, const struct dirty_table *t, uint64_t off,
   return blk_pwrite (q->file, t->entries, t->nr * 8, off + t->first * 8, 0);
 }
 
+int
+qcow2_sync (struct qcow2 *q)
+{
+  int error = qcow2_is_external (q) ? blk_flush (q->data) : 0;
+
+  return error < 0 ? error : blk_flush (q->file);
+}
+
 static int
 sync_if_ordered (struct qcow2 *q, const struct commit *c)
 {
-  return c->is_ordered ? blk_flush (q->file) : 0;
+  return c->is_ordered ? qcow2_sync (q) : 0;
 }
 
 static int
@@ -229,7 +237,7 @@ write_header (struct qcow2 *q, const struct commit *c)
   h.reftable_clusters = c->reftable_clusters;
   error = qcow2_header_compose (&h, buf, q->cluster_size);
   if (error == 0)
-    error = blk_flush (q->file);
+    error = qcow2_sync (q);
   if (error == 0)
     error = blk_pwrite (q->file, buf, q->cluster_size, 0, 0);
   return error;
@@ -396,7 +404,7 @@ qcow2_commit (struct qcow2 *q, bool is_flush)
     lock_wait (&q->lock, &q->changed);
   if (is_clean (q, is_flush)) {
     lock_release (&q->lock);
-    return is_flush ? blk_flush (q->file) : 0;
+    return is_flush ? qcow2_sync (q) : 0;
   }
   q->is_committing = true;
   error = commit_locked (q, is_flush);

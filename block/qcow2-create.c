@@ -3,7 +3,8 @@
  *
  * Layout: header, refcount table (large enough for the whole disk), L1, then
  * data, L2 tables and refcount blocks in the order in which they are needed.
- * The header is written by the first flush (qcow2-commit.c).
+ * The header is written by the first flush (qcow2-commit.c).  Preallocation
+ * (qcow2-prealloc.c) comes before the caller has the node.
  *
  * Called by the thread that creates the image; qcow2_reserve by any thread.
  */
@@ -18,20 +19,16 @@
 #include "cleanup.h"
 #include "qcow2.h"
 
+static bool
+has_backing (const struct qcow2_create_options *o)
+{
+  return o->backing_file || o->backing;
+}
+
 static int
-check_options (const struct qcow2_create_options *o, const char *name,
+check_backing (const struct qcow2_create_options *o, const char *name,
                struct error *err)
 {
-  uint32_t size = o->cluster_size;
-
-  if (size && (!is_power_of_2 (size)
-               || size < 1u << QCOW2_MIN_CLUSTER_BITS
-               || size > 1u << QCOW2_MAX_CLUSTER_BITS))
-    return error_set (err, EINVAL, "%s: cluster size %u is not a power of two"
-                      " from 512 to 2 MiB", name, size);
-  if (o->size % 512 != 0)
-    return error_set (err, EINVAL, "%s: virtual size %" PRIu64 " is not a"
-                      " multiple of 512", name, o->size);
   if (!o->backing_file)
     return 0;
   if (!*o->backing_file
@@ -46,40 +43,157 @@ check_options (const struct qcow2_create_options *o, const char *name,
   return 0;
 }
 
+static int
+check_data_file (const struct qcow2_create_options *o, const char *name,
+                 struct error *err)
+{
+  if (!o->data_file != !o->data)
+    return error_set (err, EINVAL, "%s: a data file needs both a name and a"
+                      " node", name);
+  if (o->is_data_file_raw && !o->data_file)
+    return error_set (err, EINVAL, "%s: data_file_raw needs a data file", name);
+  if (o->is_data_file_raw && has_backing (o))
+    return error_set (err, EINVAL, "%s: data_file_raw and a backing file"
+                      " cannot be used together", name);
+  if (o->data_file && (!*o->data_file || strlen (o->data_file)
+                       > QCOW2_MAX_DATA_FILE_NAME))
+    return error_set (err, EINVAL, "%s: the data file's name must have 1 to %d"
+                      " bytes", name, QCOW2_MAX_DATA_FILE_NAME);
+  return 0;
+}
+
+/* What only version 3 has. */
+static int
+check_version (const struct qcow2_create_options *o, const char *name,
+               struct error *err)
+{
+  const char *what = NULL;
+
+  if (o->version != 0 && o->version != 2 && o->version != 3)
+    return error_set (err, EINVAL, "%s: qcow2 version %u is not 2 or 3", name,
+                      o->version);
+  if (o->refcount_bits > 64
+      || (o->refcount_bits && !is_power_of_2 (o->refcount_bits)))
+    return error_set (err, EINVAL, "%s: refcount width %u is not a power of"
+                      " two from 1 to 64", name, o->refcount_bits);
+  if (o->version != 2)
+    return 0;
+  if (o->refcount_bits && o->refcount_bits != 16)
+    what = "a refcount width other than 16";
+  else if (o->compression != QCOW2_COMPRESSION_ZLIB)
+    what = "a compression type other than zlib";
+  else if (o->has_lazy_refcounts)
+    what = "lazy refcounts";
+  else if (o->is_extended)
+    what = "extended L2 entries";
+  else if (o->data_file)
+    what = "a data file";
+  if (what)
+    return error_set (err, EINVAL, "%s: version 2 does not have %s", name,
+                      what);
+  return 0;
+}
+
+static int
+check_options (const struct qcow2_create_options *o, const char *name,
+               struct error *err)
+{
+  uint32_t size = o->cluster_size;
+  int error;
+
+  if (size && (!is_power_of_2 (size)
+               || size < 1u << QCOW2_MIN_CLUSTER_BITS
+               || size > 1u << QCOW2_MAX_CLUSTER_BITS))
+    return error_set (err, EINVAL, "%s: cluster size %u is not a power of two"
+                      " from 512 to 2 MiB", name, size);
+  if (o->is_extended && size
+      && size < 1u << QCOW2_MIN_EXTENDED_CLUSTER_BITS)
+    return error_set (err, EINVAL, "%s: extended L2 entries need clusters of at"
+                      " least %u bytes, not %u", name,
+                      1u << QCOW2_MIN_EXTENDED_CLUSTER_BITS, size);
+  if (o->size % 512 != 0)
+    return error_set (err, EINVAL, "%s: virtual size %" PRIu64 " is not a"
+                      " multiple of 512", name, o->size);
+  if ((unsigned) o->compression > QCOW2_COMPRESSION_ZSTD)
+    return error_set (err, EINVAL, "%s: unknown compression type %u", name,
+                      (unsigned) o->compression);
+  if (o->preallocation != QCOW2_PREALLOCATION_OFF && has_backing (o)
+      && !o->is_extended)
+    return error_set (err, EINVAL, "%s: preallocation would hide the backing"
+                      " file; with extended L2 entries it does not", name);
+  error = check_backing (o, name, err);
+  if (error == 0)
+    error = check_data_file (o, name, err);
+  return error < 0 ? error : check_version (o, name, err);
+}
+
+/* The features of the header. */
+static void
+compose_features (const struct qcow2_create_options *o, struct qcow2_header *h)
+{
+  if (h->version < 3)
+    return;
+  if (o->compression != QCOW2_COMPRESSION_ZLIB) {
+    h->compression = o->compression;
+    h->incompatible |= QCOW2_INCOMPAT_COMPRESSION;
+    h->header_length += 8;
+  }
+  if (o->is_extended)
+    h->incompatible |= QCOW2_INCOMPAT_EXTENDED_L2;
+  if (o->has_lazy_refcounts)
+    h->compatible |= QCOW2_COMPAT_LAZY_REFCOUNTS;
+  if (!o->data_file)
+    return;
+  h->incompatible |= QCOW2_INCOMPAT_DATA_FILE;
+  strcpy (h->data_file, o->data_file);
+  if (o->is_data_file_raw)
+    h->autoclear |= QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+}
+
 /* Where the tables lie, and how large they are. */
 static int
 compose_layout (const struct qcow2_create_options *o, const char *name,
                 struct qcow2_header *h, struct error *err)
 {
-  uint32_t cluster_size = o->cluster_size ? o->cluster_size
-    : QCOW2_DEFAULT_CLUSTER_SIZE;
-  unsigned bits = log2_exact (cluster_size);
-  uint64_t l1, clusters, reftable;
+  unsigned bits = h->cluster_bits;
+  uint64_t size = UINT64_C (1) << bits, l1, clusters, reftable;
 
   if (o->size > RANGE_MAX_SIZE
-      || (l1 = div_round_up (o->size, UINT64_C (1) << (2 * bits - 3)))
+      || (l1 = div_round_up (o->size, qcow2_l1_span (h)))
       > QCOW2_MAX_L1_BYTES / 8)
     return error_set (err, EFBIG, "%s: a disk of %" PRIu64 " bytes is too"
-                      " large for clusters of %u bytes", name, o->size,
-                      cluster_size);
+                      " large for clusters of %" PRIu64 " bytes", name, o->size,
+                      size);
+  h->l1_size = (uint32_t) MAX (l1, 1);
+  /* All data, and 1/16 for tables: more than any cluster size needs. */
+  clusters = (o->size >> bits) + (o->size >> (bits + 4)) + 64;
+  reftable = div_round_up (clusters, (size * 8) >> h->refcount_order) * 8;
+  reftable = MIN (round_up (reftable, size),
+                  MAX (QCOW2_MAX_REFTABLE_BYTES, size));
+  h->reftable_offset = size;
+  h->reftable_clusters = (uint32_t) (reftable >> bits);
+  h->l1_offset = size + reftable;
+  return 0;
+}
+
+static int
+compose_header (const struct qcow2_create_options *o, const char *name,
+                struct qcow2_header *h, struct error *err)
+{
   *h = (struct qcow2_header) {
-    .version = 3, .cluster_bits = bits, .size = o->size,
-    .refcount_order = 4, .header_length = QCOW2_V3_HEADER_SIZE,
+    .version = o->version ? o->version : 3, .size = o->size,
+    .cluster_bits = log2_exact (o->cluster_size ? o->cluster_size
+                                : QCOW2_DEFAULT_CLUSTER_SIZE),
+    .refcount_order = log2_exact (o->refcount_bits ? o->refcount_bits : 16),
   };
+  h->header_length = h->version < 3 ? QCOW2_V2_HEADER_SIZE
+    : QCOW2_V3_HEADER_SIZE;
   if (o->backing_file) {
     strcpy (h->backing_file, o->backing_file);
     strcpy (h->backing_format, o->backing_format);
   }
-  h->l1_size = (uint32_t) MAX (l1, 1);
-  /* All data, and 1/16 for tables: more than any cluster size needs. */
-  clusters = (o->size >> bits) + (o->size >> (bits + 4)) + 64;
-  reftable = div_round_up (clusters, cluster_size / 2) * 8;
-  reftable = MIN (round_up (reftable, cluster_size),
-                  MAX (QCOW2_MAX_REFTABLE_BYTES, cluster_size));
-  h->reftable_offset = cluster_size;
-  h->reftable_clusters = (uint32_t) (reftable >> bits);
-  h->l1_offset = cluster_size + reftable;
-  return 0;
+  compose_features (o, h);
+  return compose_layout (o, name, h, err);
 }
 
 /* A header that does not fit shows now, not at the first flush. */
@@ -93,8 +207,9 @@ check_header (const struct qcow2_header *h, const char *name,
   if (!buf)
     return error_set_errno (err, ENOMEM, "%s", name);
   if (qcow2_header_compose (h, buf, size) < 0)
-    return error_set (err, ENAMETOOLONG, "%s: the backing file's name does not"
-                      " fit into a cluster of %zu bytes", name, size);
+    return error_set (err, ENAMETOOLONG, "%s: the names of the backing file and"
+                      " the data file do not fit into a cluster of %zu bytes",
+                      name, size);
   return 0;
 }
 
@@ -138,6 +253,35 @@ make_tables (struct qcow2 *q, struct error *err)
   return 0;
 }
 
+/* Everything but the data of the new image. */
+static int
+fill_new (struct qcow2 *q, const struct qcow2_create_options *o,
+          struct error *err)
+{
+  enum qcow2_preallocation how = o->preallocation;
+  int error;
+
+  q->is_new = true;
+  q->is_writing_begun = true;
+  q->blk.backing = o->backing;
+  q->has_backing = has_backing (o);
+  q->backing_size = o->backing ? blk_size (o->backing) : UINT64_MAX;
+  if (o->data)
+    q->data = o->data;
+  error = make_tables (q, err);
+  if (error < 0)
+    return error;
+  if (qcow2_is_external (q) && blk_size (q->data) != o->size)
+    error = blk_resize (q->data, o->size);
+  /* What is not in the tables could not be told from what is. */
+  if (o->is_data_file_raw)
+    how = MAX (how, QCOW2_PREALLOCATION_METADATA);
+  if (error == 0 && how != QCOW2_PREALLOCATION_OFF)
+    error = qcow2_preallocate (q, how);
+  return error < 0 ? error_set_errno (err, -error, "%s: preallocating",
+                                      q->blk.name) : 0;
+}
+
 int
 blk_qcow2_create (struct blk *file, const struct qcow2_create_options *options,
                   struct blk **ret, struct error *err)
@@ -148,7 +292,7 @@ blk_qcow2_create (struct blk *file, const struct qcow2_create_options *options,
 
   error = check_options (options, file->name, err);
   if (error == 0)
-    error = compose_layout (options, file->name, &h, err);
+    error = compose_header (options, file->name, &h, err);
   if (error == 0)
     error = check_header (&h, file->name, err);
   if (error == 0)
@@ -157,15 +301,10 @@ blk_qcow2_create (struct blk *file, const struct qcow2_create_options *options,
     blk_close (file);
   if (error < 0) {
     blk_close (options->backing);
+    blk_close (options->data);
     return error;
   }
-  q->is_new = true;
-  q->is_writing_begun = true;
-  q->blk.backing = options->backing;
-  q->has_backing = options->backing_file || options->backing;
-  q->backing_size = options->backing ? blk_size (options->backing)
-    : UINT64_MAX;
-  error = make_tables (q, err);
+  error = fill_new (q, options, err);
   if (error < 0) {
     qcow2_destroy (q);
     return error;

@@ -24,6 +24,7 @@
 #define EXT_END UINT32_C (0)
 #define EXT_BACKING_FORMAT UINT32_C (0xe2792aca)
 #define EXT_FEATURE_NAMES UINT32_C (0x6803f857)
+#define EXT_DATA_FILE UINT32_C (0x44415441)
 #define FEATURE_NAME_SIZE 46
 #define FEATURE_ENTRY_SIZE 48
 
@@ -152,6 +153,12 @@ parse_extension (struct reading *r, uint32_t type, const uint8_t *data,
     memcpy (h->backing_format, data, len);
     h->backing_format[len] = '\0';
     return 0;
+  case EXT_DATA_FILE:
+    if (len > QCOW2_MAX_DATA_FILE_NAME || memchr (data, 0, len))
+      return BAD (r, "the data file's name in the header is damaged");
+    memcpy (h->data_file, data, len);
+    h->data_file[len] = '\0';
+    return 0;
   case EXT_FEATURE_NAMES:
     r->features = data;
     r->nr_features = len / FEATURE_ENTRY_SIZE;
@@ -237,15 +244,12 @@ check_features (const struct reading *r)
 {
   const struct qcow2_header *h = r->h;
   uint64_t known = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT
-    | QCOW2_INCOMPAT_COMPRESSION;
+    | QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_COMPRESSION
+    | QCOW2_INCOMPAT_EXTENDED_L2;
   uint64_t unknown = h->incompatible & ~known;
   char name[FEATURE_NAME_SIZE + 1];
   unsigned bit;
 
-  if (unknown & QCOW2_INCOMPAT_DATA_FILE)
-    return bad (r, ENOTSUP, "an external data file is not supported");
-  if (unknown & QCOW2_INCOMPAT_EXTENDED_L2)
-    return bad (r, ENOTSUP, "extended L2 entries are not supported");
   if (unknown) {
     bit = (unsigned) __builtin_ctzll (unknown);
     feature_name (r, bit, name);
@@ -260,6 +264,13 @@ check_features (const struct reading *r)
       != (h->compression != QCOW2_COMPRESSION_ZLIB))
     return BAD (r, "the compression type bit and compression_type %u"
                 " contradict each other", h->compression);
+  if ((h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2)
+      && h->cluster_bits < QCOW2_MIN_EXTENDED_CLUSTER_BITS)
+    return BAD (r, "extended L2 entries need clusters of at least %u bytes",
+                1u << QCOW2_MIN_EXTENDED_CLUSTER_BITS);
+  if ((h->incompatible & QCOW2_INCOMPAT_DATA_FILE) && h->nr_snapshots > 0)
+    return bad (r, ENOTSUP, "snapshots in an image with an external data file"
+                " are not supported");
   return 0;
 }
 
@@ -267,7 +278,7 @@ static int
 check_tables (const struct reading *r)
 {
   const struct qcow2_header *h = r->h;
-  uint64_t l1_span = UINT64_C (1) << (2 * h->cluster_bits - 3);
+  uint64_t l1_span = qcow2_l1_span (h);
   uint64_t needed = div_round_up (h->size, l1_span);
   uint64_t reftable;
   int error;
@@ -313,6 +324,14 @@ parse (struct reading *r)
       || (error = check_features (r)) < 0 || (error = parse_backing (r)) < 0)
     return error;
   return check_tables (r);
+}
+
+uint64_t
+qcow2_l1_span (const struct qcow2_header *h)
+{
+  unsigned entry_bits = h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2 ? 4 : 3;
+
+  return UINT64_C (1) << (2 * h->cluster_bits - entry_bits);
 }
 
 int
@@ -387,6 +406,18 @@ compose_features (uint8_t *buf, size_t size, size_t *pos)
                             sizeof table);
 }
 
+static void
+compose_v3 (const struct qcow2_header *h, uint8_t *buf)
+{
+  store_be64 (buf + 72, h->incompatible);
+  store_be64 (buf + 80, h->compatible);
+  store_be64 (buf + 88, h->autoclear);
+  store_be32 (buf + 96, h->refcount_order);
+  store_be32 (buf + 100, h->header_length);
+  if (h->header_length > QCOW2_V3_HEADER_SIZE)
+    buf[QCOW2_V3_HEADER_SIZE] = (uint8_t) h->compression;
+}
+
 int
 qcow2_header_compose (const struct qcow2_header *h, uint8_t *buf, size_t size)
 {
@@ -402,20 +433,19 @@ qcow2_header_compose (const struct qcow2_header *h, uint8_t *buf, size_t size)
   store_be32 (buf + 56, h->reftable_clusters);
   store_be32 (buf + 60, h->nr_snapshots);
   store_be64 (buf + 64, h->snapshots_offset);
-  store_be64 (buf + 72, h->incompatible);
-  store_be64 (buf + 80, h->compatible);
-  store_be64 (buf + 88, h->autoclear);
-  store_be32 (buf + 96, h->refcount_order);
-  store_be32 (buf + 100, h->header_length);
-  if (h->header_length > QCOW2_V3_HEADER_SIZE)
-    buf[QCOW2_V3_HEADER_SIZE] = (uint8_t) h->compression;
-
+  if (h->version >= 3)
+    compose_v3 (h, buf);
+  if (h->data_file[0]
+      && compose_extension (buf, size, &pos, EXT_DATA_FILE, h->data_file,
+                            strlen (h->data_file)) < 0)
+    return -ENAMETOOLONG;
   if (h->backing_format[0]
       && compose_extension (buf, size, &pos, EXT_BACKING_FORMAT,
                             h->backing_format, strlen (h->backing_format)) < 0)
     return -ENAMETOOLONG;
   /* Optional: left out where small clusters have no room for it. */
-  if (pos + 8 + 8 * FEATURE_ENTRY_SIZE + 8 + name_len <= size)
+  if (h->version >= 3
+      && pos + 8 + 8 * FEATURE_ENTRY_SIZE + 8 + name_len <= size)
     compose_features (buf, size, &pos);
   /* The end marker is zeroes. */
   pos += 8;

@@ -22,7 +22,7 @@
 static unsigned
 entries_bits (const struct qcow2 *q)
 {
-  return q->slice_bits - 3;
+  return q->slice_bits - q->l2_entry_bits;
 }
 
 bool
@@ -31,45 +31,97 @@ qcow2_is_unbacked (const struct qcow2 *q, uint64_t off)
   return !q->has_backing || off >= q->backing_size;
 }
 
-/* The host cluster that a standard entry names is where data can be. */
+/* The host cluster that a standard entry names for the guest cluster at guest
+ * is where data can be.
+ */
 static int
-check_host (const struct qcow2 *q, uint64_t host)
+check_host (const struct qcow2 *q, uint64_t host, uint64_t guest)
 {
-  if ((host & (q->cluster_size - 1)) || host == 0
-      || host >= blk_size (q->file)
+  if (qcow2_is_external (q))
+    return host == guest ? 0 : -EIO;
+  if ((host & (q->cluster_size - 1)) || host >= blk_size (q->file)
       || qcow2_is_metadata (q, host, q->cluster_size))
     return -EIO;
   return 0;
 }
 
-/* What one entry says; run->len is not set. */
 static int
-decode (const struct qcow2 *q, uint64_t entry, struct qcow2_run *run)
+decode_packed (const struct qcow2 *q, uint64_t entry, struct qcow2_run *run)
 {
-  uint64_t host = entry & QCOW2_OFFSET_MASK, off, len;
+  uint64_t off, len;
 
+  run->type = QCOW2_PACKED;
   run->is_copied = false;
-  run->host = 0;
-  if (entry & QCOW2_COMPRESSED) {
-    run->type = QCOW2_PACKED;
-    run->host = entry;
-    qcow2_packed_place (q, entry, &off, &len);
-    return (entry & QCOW2_COPIED) || off < q->cluster_size
-      || off >= blk_size (q->file) ? -EIO : 0;
-  }
-  if ((entry & QCOW2_L2_RESERVED)
-      || ((entry & QCOW2_ZERO) && q->header.version < 3))
-    return -EIO;
-  if (host == 0) {
-    if (entry & QCOW2_COPIED)
-      return -EIO;
-    run->type = entry & QCOW2_ZERO ? QCOW2_ZERO_PLAIN : QCOW2_UNALLOCATED;
-    return 0;
-  }
-  run->type = entry & QCOW2_ZERO ? QCOW2_ZERO_ALLOC : QCOW2_DATA;
-  run->is_copied = entry & QCOW2_COPIED;
+  run->host = entry;
+  qcow2_packed_place (q, entry, &off, &len);
+  return (entry & QCOW2_COPIED) || qcow2_is_external (q)
+    || off < q->cluster_size || off >= blk_size (q->file) ? -EIO : 0;
+}
+
+/* Where a standard entry places its cluster: DATA, or UNALLOCATED for
+ * nowhere.
+ */
+static int
+decode_place (const struct qcow2 *q, uint64_t entry, uint64_t guest,
+              struct qcow2_run *run)
+{
+  uint64_t host = entry & QCOW2_OFFSET_MASK;
+  bool is_first = qcow2_is_external (q) && (entry & QCOW2_COPIED);
+
+  run->type = QCOW2_UNALLOCATED;
+  run->is_copied = false;
   run->host = host;
-  return check_host (q, host);
+  if (host == 0 && !is_first)
+    return entry & QCOW2_COPIED ? -EIO : 0;
+  run->type = QCOW2_DATA;
+  /* Nothing else can use a cluster of a data file. */
+  run->is_copied = (entry & QCOW2_COPIED) || qcow2_is_external (q);
+  return check_host (q, host, guest);
+}
+
+/* What the bitmap of an extended entry says of a subcluster. */
+static int
+decode_subcluster (uint64_t bitmap, unsigned i, struct qcow2_run *run)
+{
+  bool is_placed = run->type == QCOW2_DATA;
+
+  if ((bitmap >> (32 + i)) & 1)
+    run->type = is_placed ? QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN;
+  else if (!((bitmap >> i) & 1))
+    run->type = is_placed ? QCOW2_UNALLOCATED_PLACED : QCOW2_UNALLOCATED;
+  /* Data without a place, or data and zero at once. */
+  if ((bitmap >> i) & 1)
+    return run->type == QCOW2_DATA && is_placed ? 0 : -EIO;
+  return 0;
+}
+
+/* What the slice says of subcluster i, which is guest's; run->len is not
+ * set.
+ */
+static int
+decode (const struct qcow2 *q, const struct qcow2_slice *s, uint64_t i,
+        uint64_t guest, struct qcow2_run *run)
+{
+  unsigned bits = q->cluster_bits - q->sub_bits;
+  const uint8_t *p = s->buf->bytes + ((i >> bits) << q->l2_entry_bits);
+  uint64_t entry = load_be64 (p), in_cluster = guest & (q->cluster_size - 1);
+  int error;
+
+  if (entry & QCOW2_COMPRESSED)
+    return decode_packed (q, entry, run);
+  if ((entry & QCOW2_L2_RESERVED)
+      || ((entry & QCOW2_ZERO)
+          && (q->header.version < 3 || qcow2_is_extended (q))))
+    return -EIO;
+  error = decode_place (q, entry, guest - in_cluster, run);
+  if (error < 0)
+    return error;
+  if (qcow2_is_extended (q))
+    error = decode_subcluster (load_be64 (p + 8), i & ((1u << bits) - 1), run);
+  else if (entry & QCOW2_ZERO)
+    run->type = run->type == QCOW2_DATA ? QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN;
+  run->host += in_cluster;
+  return error;
 }
 
 /* Without a table: all of its guest space and that of its neighbours that
@@ -91,46 +143,44 @@ map_tableless (const struct qcow2 *q, uint64_t off, uint64_t len,
   run->len = MIN (end, i << span_bits) - off;
 }
 
-/* True if run can be continued by the next cluster. */
+/* True if run, len bytes long, can be continued by the next subcluster.
+ * is_same: it is of the same cluster.
+ */
 static bool
 is_continued (const struct qcow2_run *run, const struct qcow2_run *next,
-              uint64_t len)
+              uint64_t len, bool is_same)
 {
   if (run->type != next->type || run->is_copied != next->is_copied)
     return false;
-  switch (run->type) {
-  case QCOW2_PACKED:
-    return false;
-  case QCOW2_ZERO_ALLOC:
-  case QCOW2_DATA:
-    return next->host == run->host + len;
-  default:
-    return true;
-  }
+  if (run->type == QCOW2_PACKED)
+    return is_same;
+  return !qcow2_run_is_placed (run) || next->host == run->host + len;
 }
 
 static int
 map_slice (const struct qcow2 *q, const struct qcow2_slice *s, uint64_t off,
            uint64_t len, struct qcow2_run *run)
 {
-  uint64_t nr = UINT64_C (1) << entries_bits (q);
-  uint64_t i = (off >> q->cluster_bits) & (nr - 1);
-  uint64_t in_cluster = off & (q->cluster_size - 1), n;
+  uint64_t nr = UINT64_C (1) << (entries_bits (q) + q->cluster_bits
+                                 - q->sub_bits);
+  uint64_t i = (off >> q->sub_bits) & (nr - 1), n;
+  uint64_t sub_size = UINT64_C (1) << q->sub_bits;
+  uint64_t in_sub = off & (sub_size - 1), guest = off - in_sub;
   struct qcow2_run next;
   int error;
 
-  error = decode (q, load_be64 (s->buf->bytes + i * 8), run);
+  error = decode (q, s, i, guest, run);
   if (error < 0)
     return error;
-  for (n = q->cluster_size; ++i < nr && n < in_cluster + len;
-       n += q->cluster_size)
+  for (n = sub_size; ++i < nr && n < in_sub + len; n += sub_size)
     /* A damaged entry is reported to who asks for it. */
-    if (decode (q, load_be64 (s->buf->bytes + i * 8), &next) < 0
-        || !is_continued (run, &next, n))
+    if (decode (q, s, i, guest + n, &next) < 0
+        || !is_continued (run, &next, n,
+                          (guest + n) & (q->cluster_size - 1)))
       break;
-  if (run->type == QCOW2_DATA || run->type == QCOW2_ZERO_ALLOC)
-    run->host += in_cluster;
-  run->len = MIN (len, n - in_cluster);
+  if (qcow2_run_is_placed (run))
+    run->host += in_sub;
+  run->len = MIN (len, n - in_sub);
   return 0;
 }
 
@@ -231,6 +281,8 @@ release_old (struct qcow2 *q, uint64_t entry, uint64_t new_entry)
 {
   uint64_t host = entry & QCOW2_OFFSET_MASK, off, len, end;
 
+  if (qcow2_is_external (q))
+    return;
   if (entry & QCOW2_COMPRESSED) {
     qcow2_packed_place (q, entry, &off, &len);
     end = round_up (off + len, q->cluster_size);
@@ -240,49 +292,83 @@ release_old (struct qcow2 *q, uint64_t entry, uint64_t new_entry)
     qcow2_free_later (q, host, q->cluster_size);
 }
 
-/* Set entries [i, i+nr) of the slice. */
-static int
-set_in_slice (struct qcow2 *q, struct qcow2_slice *s, uint64_t i, uint64_t nr,
-              uint64_t entry)
+/* The bitmap of the extended entry of the cluster at guest. */
+static uint64_t
+change_bitmap (const struct qcow2 *q, const struct qcow2_change *c,
+               uint64_t guest, uint64_t bitmap)
 {
-  uint64_t host = entry & QCOW2_OFFSET_MASK, old;
+  uint64_t lo = MAX (c->off, guest) - guest;
+  uint64_t hi = MIN (c->off + c->len, guest + q->cluster_size) - guest;
+  unsigned first = (unsigned) (lo >> q->sub_bits);
+  unsigned nr = (unsigned) ((hi + (1u << q->sub_bits) - 1) >> q->sub_bits)
+    - first;
+  uint64_t mask = ((UINT64_C (1) << nr) - 1) << first;
+
+  bitmap &= ~(mask | mask << 32);
+  switch (c->sub) {
+  case QCOW2_SUB_ALLOC: return bitmap | mask;
+  case QCOW2_SUB_ZERO: return bitmap | mask << 32;
+  default: return bitmap;
+  }
+}
+
+/* Change the nr entries of the slice that are of the clusters from guest
+ * on.
+ */
+static int
+set_in_slice (struct qcow2 *q, struct qcow2_slice *s,
+              const struct qcow2_change *c, uint64_t guest, uint64_t nr)
+{
+  uint64_t first = round_down (c->off, q->cluster_size), entry = c->entry;
+  uint64_t i = (guest >> q->cluster_bits)
+    & ((UINT64_C (1) << entries_bits (q)) - 1), old;
+  bool has_host = (entry & QCOW2_OFFSET_MASK)
+    || (qcow2_is_external (q) && (entry & QCOW2_COPIED));
   uint8_t *p;
 
   if (qcow2_frees_reserve (&q->frees, nr) < 0
-      || qcow2_meta_dirty (q, s, (uint32_t) (i * 8),
-                           (uint32_t) ((i + nr) * 8)) < 0)
+      || qcow2_meta_dirty (q, s, (uint32_t) (i << q->l2_entry_bits),
+                           (uint32_t) ((i + nr) << q->l2_entry_bits)) < 0)
     return -ENOMEM;
-  for (p = s->buf->bytes + i * 8; nr > 0; nr--, p += 8) {
+  if (has_host)
+    entry += guest - first;
+  p = s->buf->bytes + (i << q->l2_entry_bits);
+  for (; nr > 0; nr--, p += 1u << q->l2_entry_bits, guest += q->cluster_size) {
     old = load_be64 (p);
+    if (qcow2_is_extended (q))
+      store_be64 (p + 8, change_bitmap (q, c, guest, old & QCOW2_COMPRESSED
+                                        ? 0 : load_be64 (p + 8)));
+    if (c->keeps_entry)
+      continue;
     release_old (q, old, entry);
     store_be64 (p, entry);
-    if (host)
+    if (has_host)
       entry += q->cluster_size;
   }
   return 0;
 }
 
 int
-qcow2_l2_set (struct qcow2 *q, uint64_t off, uint64_t nr, uint64_t entry,
+qcow2_l2_set (struct qcow2 *q, const struct qcow2_change *c,
               uint64_t *ret_done)
 {
-  uint64_t per_slice = UINT64_C (1) << entries_bits (q);
-  uint64_t cluster = off >> q->cluster_bits, i, n;
+  uint64_t span = UINT64_C (1) << (entries_bits (q) + q->cluster_bits);
+  uint64_t guest = round_down (c->off, q->cluster_size), end = c->off + c->len;
   struct qcow2_slice *s;
+  uint64_t n;
   int error;
 
-  for (*ret_done = 0; *ret_done < nr; *ret_done += n, cluster += n) {
-    i = cluster & (per_slice - 1);
-    n = MIN (nr - *ret_done, per_slice - i);
-    error = qcow2_meta_get (q, QCOW2_L2, cluster >> entries_bits (q), &s);
+  for (*ret_done = 0; guest < end; *ret_done += n,
+         guest += n << q->cluster_bits) {
+    n = MIN (round_down (guest, span) + span, end) - guest;
+    n = div_round_up (n, q->cluster_size);
+    error = qcow2_meta_get (q, QCOW2_L2, guest / span, &s);
     if (error == 0 && !s)
       error = -EIO;
     if (error == 0)
-      error = set_in_slice (q, s, i, n, entry);
+      error = set_in_slice (q, s, c, guest, n);
     if (error < 0)
       return error;
-    if (entry & QCOW2_OFFSET_MASK)
-      entry += n << q->cluster_bits;
   }
   return 0;
 }

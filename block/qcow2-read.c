@@ -87,7 +87,7 @@ find_source (struct qcow2 *q, uint64_t off, uint64_t len, bool is_nowait,
     lock_release (&src->layer->lock);
     if (error < 0)
       return error;
-    if (src->run.type != QCOW2_UNALLOCATED
+    if (!qcow2_run_is_unallocated (&src->run)
         || !(next = layer_below (src->layer, off)))
       break;
     len = MIN (src->run.len, blk_size (&next->blk) - off);
@@ -148,12 +148,12 @@ static int
 read_data (struct qcow2 *q, uint8_t *buf, uint64_t len, uint64_t host,
            unsigned flags)
 {
-  uint64_t size = blk_size (q->file);
+  uint64_t size = blk_size (q->data);
   uint64_t n = host < size ? MIN (len, size - host) : 0;
 
   memset (buf + n, 0, len - n);
   blk_event (q->file, BLK_EVENT_READ_AIO);
-  return n ? blk_pread (q->file, buf, n, host, flags) : 0;
+  return n ? blk_pread (q->data, buf, n, host, flags) : 0;
 }
 
 static int
@@ -162,6 +162,7 @@ read_run (struct qcow2 *q, const struct qcow2_run *run, uint8_t *buf,
 {
   switch (run->type) {
   case QCOW2_UNALLOCATED:
+  case QCOW2_UNALLOCATED_PLACED:
     return read_backing (q, buf, run->len, off, flags);
   case QCOW2_PACKED:
     return read_packed (q, run->host, buf, run->len, off, flags);
@@ -263,14 +264,35 @@ add_depths (struct walk *w, struct blk *below, uint32_t depth, uint64_t len,
   return r;
 }
 
+/* What below, a node with the same offsets, says of a prefix; beyond its end
+ * there are zeroes.
+ */
+static int
+add_below (struct walk *w, struct blk *below, uint64_t len, uint64_t off,
+           uint64_t *ret_done)
+{
+  uint64_t size = blk_size (below), before;
+  int r;
+
+  if (off >= size)
+    return add_one (w, len, off, EXTENT_HOLE | EXTENT_ZERO, ret_done);
+  *ret_done = 0;
+  if (w->extents->len == w->extents->max)
+    return 1;                   /* no room even for one more */
+  before = extents_length (w->extents);
+  r = blk_extents (below, MIN (len, size - off), off, w->flags, w->status,
+                   w->extents);
+  *ret_done = r == 0 ? extents_length (w->extents) - before : 0;
+  return r;
+}
+
 /* Nothing in any layer of qcow2: what is below the last of them says. */
 static int
 add_unallocated (struct walk *w, const struct source *src, uint64_t off,
                  uint64_t *ret_done)
 {
   struct blk *below = src->layer->blk.backing;
-  uint64_t size = below ? blk_size (below) : 0, len = src->run.len, before;
-  int r;
+  uint64_t size = below ? blk_size (below) : 0, len = src->run.len;
 
   if (off >= size)
     return add_one (w, len, off, w->status == BLK_STATUS_DEPTH ? 0
@@ -279,12 +301,7 @@ add_unallocated (struct walk *w, const struct source *src, uint64_t off,
   *ret_done = 0;
   if (w->status == BLK_STATUS_DEPTH)
     return add_depths (w, below, src->depth + 1, len, off, ret_done);
-  if (w->extents->len == w->extents->max)
-    return 1;                   /* no room even for one more */
-  before = extents_length (w->extents);
-  r = blk_extents (below, len, off, w->flags, w->status, w->extents);
-  *ret_done = r == 0 ? extents_length (w->extents) - before : 0;
-  return r;
+  return add_below (w, below, len, off, ret_done);
 }
 
 static int
@@ -293,8 +310,11 @@ add_source (struct walk *w, const struct source *src, uint64_t off,
 {
   uint32_t value = 0;
 
-  if (src->run.type == QCOW2_UNALLOCATED)
+  if (qcow2_run_is_unallocated (&src->run))
     return add_unallocated (w, src, off, ret_done);
+  if (src->run.type == QCOW2_DATA && qcow2_is_external (src->layer)
+      && w->status == BLK_STATUS_ALLOCATION)
+    return add_below (w, src->layer->data, src->run.len, off, ret_done);
   if (w->status == BLK_STATUS_DEPTH)
     value = src->depth + 1;
   else if (src->run.type == QCOW2_ZERO_PLAIN)
@@ -322,7 +342,7 @@ find_any_source (struct qcow2 *q, uint64_t off, uint64_t len,
   error = qcow2_map (q, off, len, false, &src->run);
   qcow2_op_leave (q, epoch);
   lock_release (&q->lock);
-  if (error < 0 || src->run.type != QCOW2_UNALLOCATED
+  if (error < 0 || !qcow2_run_is_unallocated (&src->run)
       || !(next = layer_below (q, off)))
     return error;
   len = MIN (src->run.len, blk_size (&next->blk) - off);

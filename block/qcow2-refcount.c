@@ -190,6 +190,14 @@ qcow2_grow_file (struct qcow2 *q, uint64_t end)
   return error;
 }
 
+int
+qcow2_grow_data (struct qcow2 *q, uint64_t end)
+{
+  if (!qcow2_is_external (q))
+    return qcow2_grow_file (q, round_up (end, q->cluster_size));
+  return end <= blk_size (q->data) ? 0 : blk_resize (q->data, end);
+}
+
 static void
 allocating_begin (struct qcow2 *q)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Writes, zeroes and trims of qcow2 nodes, step by step: each step changes one
- * run of clusters of one type.
+/* Writes of qcow2 nodes, step by step: each step changes one run of
+ * (sub)clusters of one type.
  *
  * Invariants:
  * - A step claims what it changes: the bytes, if it writes into clusters that
@@ -43,6 +43,8 @@ clear_autoclear (struct qcow2 *q)
     error = qcow2_bitmaps_before_write (q, &keep);
     kept = keep ? QCOW2_AUTOCLEAR_BITMAPS : 0;
   }
+  if (qcow2_is_external (q))
+    kept |= q->header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
   if (error < 0 || kept == q->header.autoclear)
     return error;
   store_be64 (field, kept);
@@ -57,8 +59,8 @@ clear_autoclear (struct qcow2 *q)
 /* Before each step: the first one takes back what the header promises and we
  * do not keep, and a cache full of changes is written back.
  */
-static int
-begin_step (struct qcow2 *q)
+int
+qcow2_step_prepare (struct qcow2 *q)
 {
   bool is_full;
   int error = 0;
@@ -84,35 +86,22 @@ begin_step (struct qcow2 *q)
 
 /* --- one step */
 
-/* A step in progress: a claim and what was found under it. */
-struct step {
-  struct qcow2 *q;
-  struct req req;
-  unsigned epoch;
-  struct qcow2_run run;         /* of the bytes asked for */
-  uint64_t off, len;            /* those bytes */
-  uint64_t start, nr;           /* the clusters that they touch */
-};
-
-static bool
-is_in_place (const struct qcow2_run *run)
+bool
+qcow2_run_is_in_place (const struct qcow2_run *run)
 {
   return run->type == QCOW2_DATA && run->is_copied;
 }
 
-/* Look up what is at off, cut len to one run, and claim it.  On success the
- * step is an operation and the lock is held.  is_whole: claim whole clusters
- * whatever their type.
- */
-static int
-step_begin (struct step *s, struct qcow2 *q, uint64_t off, uint64_t len,
-            bool is_whole)
+int
+qcow2_step_begin (struct qcow2_step *s, struct qcow2 *q, uint64_t off,
+                  uint64_t len, bool is_whole)
 {
   uint64_t claim_off, claim_len;
   int error;
 
   s->q = q;
   s->off = off;
+  s->start = round_down (off, q->cluster_size);
   lock_acquire (&q->lock);
   s->epoch = qcow2_op_enter (q);
   do {
@@ -122,12 +111,10 @@ step_begin (struct step *s, struct qcow2 *q, uint64_t off, uint64_t len,
       lock_release (&q->lock);
       return error;
     }
-    s->len = s->run.len;
-    s->start = round_down (off, q->cluster_size);
-    s->nr = div_round_up (off + s->len - s->start, q->cluster_size);
+    qcow2_step_cut (s, s->run.len);
     claim_off = off;
     claim_len = s->len;
-    if (is_whole || !is_in_place (&s->run)) {
+    if (is_whole || !qcow2_run_is_in_place (&s->run)) {
       claim_off = s->start;
       claim_len = s->nr << q->cluster_bits;
     }
@@ -136,40 +123,55 @@ step_begin (struct step *s, struct qcow2 *q, uint64_t off, uint64_t len,
   return 0;
 }
 
-static void
-step_end (struct step *s)
+void
+qcow2_step_end (struct qcow2_step *s)
 {
   reqlist_remove (&s->q->claims, &s->req);
   qcow2_op_leave (s->q, s->epoch);
   lock_release (&s->q->lock);
 }
 
-/* One L2 table at a time. */
-static void
-cut_to_table (struct step *s)
+void
+qcow2_step_cut (struct qcow2_step *s, uint64_t len)
+{
+  s->len = len;
+  s->nr = div_round_up (s->off + len - s->start, s->q->cluster_size);
+}
+
+void
+qcow2_step_cut_to_table (struct qcow2_step *s)
 {
   const struct qcow2 *q = s->q;
   uint64_t table = UINT64_C (1) << (q->l2_bits + q->cluster_bits);
 
-  s->len = MIN (s->len, round_down (s->off, table) + table - s->off);
-  s->nr = div_round_up (s->off + s->len - s->start, q->cluster_size);
+  qcow2_step_cut (s, MIN (s->len,
+                          round_down (s->off, table) + table - s->off));
 }
 
-/* Under the backing file or beyond it. */
-static void
-cut_to_backing (struct step *s)
+bool
+qcow2_step_is_zero (const struct qcow2_step *s)
 {
-  const struct qcow2 *q = s->q;
-  uint64_t end;
-
-  if (qcow2_is_unbacked (q, s->off) || q->backing_size == UINT64_MAX)
-    return;
-  end = round_up (q->backing_size, q->cluster_size);
-  s->len = MIN (s->len, end - s->off);
-  s->nr = div_round_up (s->off + s->len - s->start, q->cluster_size);
+  switch (s->run.type) {
+  case QCOW2_UNALLOCATED:
+  case QCOW2_UNALLOCATED_PLACED:
+    return qcow2_is_unbacked (s->q, s->start);
+  case QCOW2_ZERO_PLAIN:
+  case QCOW2_ZERO_ALLOC:
+    return true;
+  default:
+    return false;
+  }
 }
 
 /* --- writing the data of a step */
+
+/* Where the clusters of a step are to be. */
+struct place {
+  uint64_t host;                /* of the step's first cluster */
+  unsigned unit_bits;           /* log2 of bytes that are written whole */
+  bool is_fresh;                /* it reads as zeroes */
+  bool is_kept;                 /* they were there before */
+};
 
 /* Old content of guest bytes; beyond the disk's end zeroes. */
 static int
@@ -182,15 +184,26 @@ read_old (struct qcow2 *q, uint8_t *buf, uint64_t len, uint64_t off)
   return n ? qcow2_pread (&q->blk, buf, n, off, 0) : 0;
 }
 
-/* Write the part [off, off+len) of one cluster to its new place at host, the
- * rest of the cluster with its old content.
+/* A file of guest data alone is no longer than the disk. */
+static uint64_t
+length_to_write (const struct qcow2 *q, uint64_t len, uint64_t off)
+{
+  uint64_t size = blk_size (&q->blk);
+
+  if (!qcow2_is_external (q))
+    return len;
+  return off < size ? MIN (len, size - off) : 0;
+}
+
+/* Write the part [off, off+len) of one unit, which goes to host, and the rest
+ * of the unit with its old content.
  */
 static int
 write_filled (struct qcow2 *q, const uint8_t *buf, uint64_t len, uint64_t off,
-              uint64_t host)
+              uint64_t host, uint64_t unit)
 {
-  CLEANUP_FREE uint8_t *bounce = malloc (q->cluster_size);
-  uint64_t head = off & (q->cluster_size - 1), tail = head + len;
+  CLEANUP_FREE uint8_t *bounce = malloc (unit);
+  uint64_t head = off & (unit - 1), tail = head + len;
   int error;
 
   if (!bounce)
@@ -198,119 +211,130 @@ write_filled (struct qcow2 *q, const uint8_t *buf, uint64_t len, uint64_t off,
   blk_event (q->file, BLK_EVENT_COW_READ);
   error = read_old (q, bounce, head, off - head);
   if (error == 0)
-    error = read_old (q, bounce + tail, q->cluster_size - tail, off + len);
+    error = read_old (q, bounce + tail, unit - tail, off + len);
   if (error < 0)
     return error;
   memcpy (bounce + head, buf, len);
   blk_event (q->file, BLK_EVENT_COW_WRITE);
-  return blk_pwrite (q->file, bounce, q->cluster_size, host, 0);
+  return blk_pwrite (q->data, bounce, length_to_write (q, unit, off - head),
+                     host, 0);
 }
 
-/* Write the step's first len bytes to new clusters at host. */
+/* Write the step to its new place. */
 static int
-write_clusters (const struct step *s, const uint8_t *buf, uint64_t len,
-                uint64_t host)
+write_units (const struct qcow2_step *s, const uint8_t *buf,
+             const struct place *p)
 {
   struct qcow2 *q = s->q;
-  uint64_t mask = q->cluster_size - 1, off = s->off, n;
+  uint64_t unit = UINT64_C (1) << p->unit_bits, in, n;
+  uint64_t off = s->off, len = s->len, host = p->host + (off - s->start);
   int error = 0;
 
-  while (len > 0 && error == 0) {
-    if ((off & mask) || len < q->cluster_size) {
-      n = MIN (len, q->cluster_size - (off & mask));
-      error = write_filled (q, buf, n, off, host);
-      host += q->cluster_size;
+  for (; len > 0 && error == 0; buf += n, off += n, host += n, len -= n) {
+    in = off & (unit - 1);
+    if (in || len < unit) {
+      n = MIN (len, unit - in);
+      error = write_filled (q, buf, n, off, host - in, unit);
     } else {
-      n = len & ~mask;
+      n = round_down (len, unit);
       blk_event (q->file, BLK_EVENT_WRITE_AIO);
-      error = blk_pwrite (q->file, buf, n, host, 0);
-      host += n;
+      error = blk_pwrite (q->data, buf, n, host, 0);
     }
-    buf += n;
-    off += n;
-    len -= n;
   }
   return error;
-}
-
-/* True if nothing but the bytes to be written needs to go to new clusters that
- * read as zeroes.
- */
-static bool
-needs_no_fill (const struct step *s)
-{
-  switch (s->run.type) {
-  case QCOW2_UNALLOCATED:
-    return qcow2_is_unbacked (s->q, s->start);
-  case QCOW2_ZERO_PLAIN:
-  case QCOW2_ZERO_ALLOC:
-    return true;
-  default:
-    return false;
-  }
 }
 
 /* Into clusters that are there already. */
 static int
-write_in_place (struct step *s, const uint8_t *buf)
+write_in_place (struct qcow2_step *s, const uint8_t *buf)
 {
   struct qcow2 *q = s->q;
-  uint64_t end = round_up (s->run.host + s->len, q->cluster_size);
+  uint64_t end = s->run.host + s->len;
   int error;
 
   /* Another program may have left the file shorter than its last cluster. */
-  error = qcow2_grow_file (q, end);
+  error = qcow2_grow_data (q, end);
   lock_release (&q->lock);
   blk_event (q->file, BLK_EVENT_WRITE_AIO);
   if (error == 0)
-    error = blk_pwrite (q->file, buf, s->len, s->run.host, 0);
+    error = blk_pwrite (q->data, buf, s->len, s->run.host, 0);
   lock_acquire (&q->lock);
   return error;
 }
 
-/* Find the step's new place: what a zero cluster has kept, or new space. */
+/* Find the step's new place: what its clusters have already, or new space. */
 static int
-find_place (struct step *s, uint64_t *ret_host, bool *ret_is_fresh)
+find_place (struct qcow2_step *s, struct place *ret)
 {
   struct qcow2 *q = s->q;
+  bool is_placed = qcow2_run_is_placed (&s->run);
 
-  if (s->run.type == QCOW2_ZERO_ALLOC && s->run.is_copied) {
-    *ret_host = round_down (s->run.host, q->cluster_size);
-    *ret_is_fresh = false;
-    return qcow2_grow_file (q, *ret_host + (s->nr << q->cluster_bits));
+  ret->unit_bits = q->sub_bits;
+  ret->is_fresh = false;
+  ret->is_kept = true;
+  if (qcow2_is_external (q)) {
+    ret->host = s->start;
+    return qcow2_grow_data (q, s->off + s->len);
   }
-  return qcow2_alloc (q, s->start, &s->nr, ret_host, ret_is_fresh);
+  if (is_placed && s->run.is_copied) {
+    ret->host = s->run.host - (s->off - s->start);
+    return qcow2_grow_data (q, ret->host + (s->nr << q->cluster_bits));
+  }
+  /* The other subclusters are in the old place. */
+  if (is_placed || s->run.type == QCOW2_PACKED)
+    ret->unit_bits = q->cluster_bits;
+  ret->is_kept = false;
+  return qcow2_alloc (q, s->start, &s->nr, &ret->host, &ret->is_fresh);
+}
+
+/* What has been written becomes the clusters' content. */
+static int
+link_place (struct qcow2_step *s, const struct place *p)
+{
+  struct qcow2 *q = s->q;
+  uint64_t unit = UINT64_C (1) << p->unit_bits, done = 0;
+  struct qcow2_change c = {
+    .off = round_down (s->off, unit), .entry = p->host | QCOW2_COPIED,
+    .sub = QCOW2_SUB_ALLOC,
+  };
+  int error;
+
+  c.len = round_up (s->off + s->len, unit) - c.off;
+  error = qcow2_l2_set (q, &c, &done);
+  if (error < 0 && !p->is_kept)
+    qcow2_unalloc (q, p->host + (done << q->cluster_bits), s->nr - done);
+  return error;
 }
 
 static int
-write_new (struct step *s, const uint8_t *buf)
+write_new (struct qcow2_step *s, const uint8_t *buf)
 {
   struct qcow2 *q = s->q;
-  uint64_t host, done = 0;
-  bool is_fresh, is_kept;
+  struct place p;
   int error;
 
-  is_kept = s->run.type == QCOW2_ZERO_ALLOC && s->run.is_copied;
-  cut_to_table (s);
+  qcow2_step_cut_to_table (s);
   error = qcow2_l2_prepare (q, s->off);
   if (error == 0)
-    error = find_place (s, &host, &is_fresh);
+    error = find_place (s, &p);
   if (error < 0)
     return error;
   s->len = MIN (s->len, s->start + (s->nr << q->cluster_bits) - s->off);
 
   lock_release (&q->lock);
   blk_event (q->file, BLK_EVENT_WRITE_AIO);
-  if (is_fresh && needs_no_fill (s))
-    error = blk_pwrite (q->file, buf, s->len, host + (s->off - s->start), 0);
+  if (p.is_fresh && p.unit_bits == q->sub_bits && qcow2_step_is_zero (s))
+    /* The rest of the clusters is right as it is. */
+    error = blk_pwrite (q->data, buf, s->len, p.host + (s->off - s->start),
+                        0);
   else
-    error = write_clusters (s, buf, s->len, host);
+    error = write_units (s, buf, &p);
   lock_acquire (&q->lock);
 
   if (error == 0)
-    error = qcow2_l2_set (q, s->start, s->nr, host | QCOW2_COPIED, &done);
-  if (error < 0 && !is_kept)
-    qcow2_unalloc (q, host + (done << q->cluster_bits), s->nr - done);
+    return link_place (s, &p);
+  if (!p.is_kept)
+    qcow2_unalloc (q, p.host, s->nr);
   return error;
 }
 
@@ -319,17 +343,17 @@ static int
 write_step (struct qcow2 *q, const uint8_t *buf, uint64_t len, uint64_t off,
             uint64_t *ret_done)
 {
-  struct step s;
+  struct qcow2_step s;
   int error;
 
-  error = step_begin (&s, q, off, len, false);
+  error = qcow2_step_begin (&s, q, off, len, false);
   if (error < 0)
     return error;
-  if (is_in_place (&s.run))
+  if (qcow2_run_is_in_place (&s.run))
     error = write_in_place (&s, buf);
   else
     error = write_new (&s, buf);
-  step_end (&s);
+  qcow2_step_end (&s);
   *ret_done = s.len;
   return error;
 }
@@ -344,172 +368,9 @@ qcow2_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
   int error;
 
   for (; len > 0; p += done, off += done, len -= done) {
-    error = begin_step (q);
+    error = qcow2_step_prepare (q);
     if (error == 0)
       error = write_step (q, p, len, off, &done);
-    if (error < 0)
-      return error;
-  }
-  return 0;
-}
-
-/* --- zero and trim */
-
-enum change { ZERO_KEEP, ZERO_UNMAP, TRIM };
-
-/* What the step's clusters are to be.  Returns false if they can stay, with
- * -EOPNOTSUPP in *ret_error if zeroes have to be written instead.
- */
-static bool
-choose_entry (const struct step *s, enum change how, uint64_t *ret_entry,
-              int *ret_error)
-{
-  const struct qcow2 *q = s->q;
-  bool is_unbacked = qcow2_is_unbacked (q, s->off);
-  bool is_reserved = qcow2_is_reserved (q, s->off, s->len);
-
-  *ret_entry = 0;
-  *ret_error = 0;
-  if (s->run.type == QCOW2_ZERO_PLAIN
-      || (s->run.type == QCOW2_ZERO_ALLOC && how != TRIM))
-    return false;
-  if (s->run.type == QCOW2_UNALLOCATED && is_unbacked
-      && (!is_reserved || how == TRIM))
-    return false;
-  if (q->header.version < 3) {
-    /* There are no zero clusters: what has no base can go. */
-    if (is_unbacked)
-      return true;
-    *ret_error = how == TRIM ? 0 : -EOPNOTSUPP;
-    return false;
-  }
-  if (how == ZERO_KEEP && is_in_place (&s->run))
-    *ret_entry = s->run.host | QCOW2_COPIED | QCOW2_ZERO;
-  else if (how != TRIM || !is_unbacked)
-    *ret_entry = QCOW2_ZERO;
-  return true;
-}
-
-/* Zero or trim whole clusters: a prefix of [off, off+len). */
-static int
-change_step (struct qcow2 *q, uint64_t len, uint64_t off, enum change how,
-             uint64_t *ret_done)
-{
-  uint64_t entry, done;
-  struct step s;
-  int error;
-
-  error = step_begin (&s, q, off, len, true);
-  if (error < 0)
-    return error;
-  cut_to_backing (&s);
-  if (choose_entry (&s, how, &entry, &error)) {
-    cut_to_table (&s);
-    error = qcow2_l2_prepare (q, off);
-    if (error == 0)
-      error = qcow2_l2_set (q, off, s.nr, entry, &done);
-  }
-  if (error == 0 && q->reservations.len > 0)
-    error = qcow2_reservation_drop (q, off, s.nr << q->cluster_bits);
-  step_end (&s);
-  *ret_done = s.len;
-  return error;
-}
-
-/* True if the whole range reads as zeroes without a look at any data. */
-static int
-is_zero_already (struct qcow2 *q, uint64_t len, uint64_t off, bool *ret)
-{
-  struct step s;
-  int error;
-
-  error = step_begin (&s, q, off, len, true);
-  if (error < 0)
-    return error;
-  *ret = s.len == len && needs_no_fill (&s);
-  step_end (&s);
-  return 0;
-}
-
-/* Zeroes within one cluster. */
-static int
-zero_part (struct qcow2 *q, uint64_t len, uint64_t off)
-{
-  CLEANUP_FREE uint8_t *buf = NULL;
-  bool is_zero;
-  int error;
-
-  error = is_zero_already (q, len, off, &is_zero);
-  if (error < 0 || is_zero)
-    return error;
-  buf = calloc (1, len);
-  return buf ? qcow2_pwrite (&q->blk, buf, len, off, 0) : -ENOMEM;
-}
-
-/* The bytes from off to the end of its cluster, at most len, if that is less
- * than the whole of it; else 0.
- */
-static uint64_t
-part_length (const struct qcow2 *q, uint64_t len, uint64_t off)
-{
-  uint64_t in_cluster = off & (q->cluster_size - 1);
-  uint64_t n = MIN (len, q->cluster_size - in_cluster);
-  bool is_whole = in_cluster == 0
-    && (n == q->cluster_size || off + n == blk_size (&q->blk));
-
-  return is_whole ? 0 : n;
-}
-
-/* The part of [off, off+len) that is whole clusters. */
-static uint64_t
-whole_length (const struct qcow2 *q, uint64_t len, uint64_t off)
-{
-  if (off + len == blk_size (&q->blk))
-    return len;
-  return round_down (len, q->cluster_size);
-}
-
-int
-qcow2_zero (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
-{
-  struct qcow2 *q = qcow2_of (blk);
-  enum change how = flags & BLK_MAY_UNMAP ? ZERO_UNMAP : ZERO_KEEP;
-  uint64_t done = 0;
-  int error;
-
-  for (; len > 0; off += done, len -= done) {
-    error = begin_step (q);
-    if (error < 0)
-      return error;
-    done = part_length (q, len, off);
-    if (done > 0)
-      error = zero_part (q, done, off);
-    else
-      error = change_step (q, whole_length (q, len, off), off, how, &done);
-    if (error == -EOPNOTSUPP && !(flags & BLK_FAST)) {
-      done = MIN (len, q->cluster_size);
-      error = zero_part (q, done, off);
-    }
-    if (error < 0)
-      return error;
-  }
-  return 0;
-}
-
-int
-qcow2_trim (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
-{
-  struct qcow2 *q = qcow2_of (blk);
-  uint64_t done = 0;
-  int error;
-
-  for (; len > 0; off += done, len -= done) {
-    error = begin_step (q);
-    if (error < 0)
-      return error;
-    done = part_length (q, len, off);
-    if (done == 0)
-      error = change_step (q, whole_length (q, len, off), off, TRIM, &done);
     if (error < 0)
       return error;
   }

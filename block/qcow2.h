@@ -3,22 +3,27 @@
  *
  *   blk-qcow2.c        open, close, the driver's table
  *   qcow2-header.c     the header and its extensions, checked and composed
- *   qcow2-backing.c    the backing file: names, formats, loops, depth
+ *   qcow2-backing.c    backing file and data file: names, formats, loops, depth
  *   qcow2-meta.c       cached slices of L2 tables and refcount blocks
  *   qcow2-l2.c         guest clusters to host clusters, and changing that
  *   qcow2-refcount.c   host clusters: refcounts, allocation, reservations
  *   qcow2-commit.c     writing metadata back in the order that survives a crash
  *   qcow2-read.c       reads and extents
- *   qcow2-write.c      writes, zeroes, trims
+ *   qcow2-write.c      steps; writes
+ *   qcow2-zero.c       zeroes, trims
  *   qcow2-compress.c   reading compressed clusters
  *   qcow2-create.c     new images
  *   qcow2-extension.c  header extensions of existing images, changed
  *   qcow2-bitmap.c     the bitmaps extension, read and flagged
  *   qcow2-bitmap-store.c       and written
+ *   qcow2-prealloc.c   places for all clusters of a new image
  *
  * "The lock" is struct qcow2's.  Functions that say "may release the lock"
  * need it held, release it during I/O and hold it again on return: what it
  * protects must be looked at again.
+ *
+ * A subcluster is 1/32 of a cluster in an image with extended L2 entries and
+ * the whole cluster in others: the unit in which guest data is allocated.
  */
 #ifndef TIDEMARK_QCOW2_H
 #define TIDEMARK_QCOW2_H
@@ -36,6 +41,7 @@
 #define QCOW2_V2_HEADER_SIZE 72
 #define QCOW2_V3_HEADER_SIZE 104
 #define QCOW2_MAX_BACKING_NAME 1023
+#define QCOW2_MAX_DATA_FILE_NAME 1023
 #define QCOW2_MAX_BACKING_DEPTH 256
 
 /* QEMU's limits: it opens nothing beyond them, and they bound our memory. */
@@ -61,9 +67,14 @@ enum {
   QCOW2_INCOMPAT_EXTENDED_L2 = 1 << 4,
 };
 
-#define QCOW2_AUTOCLEAR_BITMAPS UINT64_C (1)
+enum { QCOW2_COMPAT_LAZY_REFCOUNTS = 1 << 0 };
 
-enum { QCOW2_COMPRESSION_ZLIB, QCOW2_COMPRESSION_ZSTD };
+#define QCOW2_AUTOCLEAR_BITMAPS UINT64_C (1)
+#define QCOW2_AUTOCLEAR_DATA_FILE_RAW UINT64_C (2)
+
+/* log2 of the subclusters of a cluster with an extended L2 entry. */
+#define QCOW2_EXTENDED_BITS 5
+#define QCOW2_MIN_EXTENDED_CLUSTER_BITS 14
 
 /* The header, in host byte order. */
 struct qcow2_header {
@@ -84,11 +95,14 @@ struct qcow2_header {
   unsigned compression;
   char backing_file[QCOW2_MAX_BACKING_NAME + 1];        /* "" = none */
   char backing_format[32];      /* "" = not said */
+  char data_file[QCOW2_MAX_DATA_FILE_NAME + 1];         /* "" = not said */
 };
 
 /* Read and check the header of file.  0 or -errno with *err set. */
 int qcow2_header_read (struct blk *file, struct qcow2_header *ret,
                        struct error *err);
+/* Guest bytes of one L1 entry. */
+uint64_t qcow2_l1_span (const struct qcow2_header *h);
 /* The first cluster of a new image, from h: size bytes (a multiple of 8, at
  * least 512) at buf, zeroed by the caller.  -ENAMETOOLONG if the names do
  * not fit.
@@ -170,10 +184,15 @@ struct qcow2 {
 
   /* Fixed after open. */
   struct blk *file;             /* owned */
+  struct blk *data;             /* where guest clusters lie: file, or the
+                                   external data file (owned), each cluster
+                                   at its guest offset */
   struct qcow2_header header;   /* except, under the lock: reftable_*,
                                    autoclear */
   uint32_t cluster_size;
   unsigned cluster_bits;
+  unsigned sub_bits;            /* log2 of bytes of a subcluster */
+  unsigned l2_entry_bits;       /* log2 of bytes of an L2 entry */
   unsigned l2_bits;             /* log2 of entries of an L2 table */
   unsigned refblock_bits;       /* log2 of entries of a refcount block */
   unsigned slice_bits;          /* log2 of bytes of a slice */
@@ -225,6 +244,26 @@ qcow2_of (struct blk *blk)
   return (struct qcow2 *) blk;
 }
 
+static inline bool
+qcow2_is_extended (const struct qcow2 *q)
+{
+  return q->sub_bits != q->cluster_bits;
+}
+
+static inline bool
+qcow2_is_external (const struct qcow2 *q)
+{
+  return q->data != q->file;
+}
+
+/* The external data file has to be the disk as a raw image. */
+static inline bool
+qcow2_is_raw_external (const struct qcow2 *q)
+{
+  return qcow2_is_external (q)
+    && (q->header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+}
+
 /* --- blk-qcow2.c */
 
 extern const struct blk_driver qcow2_driver;
@@ -255,7 +294,17 @@ int qcow2_open_layer (struct blk *file,
 
 /* Open what q's header names, relative to filename, into q->blk.backing. */
 int qcow2_open_backing (struct qcow2 *q, const char *filename,
+                        const struct qcow2_open_options *options,
                         const struct qcow2_chain *above, struct error *err);
+/* Say in link which file path names, if it can be found. */
+void qcow2_identify (const char *path, struct qcow2_chain *link);
+
+/* Open the external data file that q's header names, or take the node that the
+ * options give, into q->data.
+ */
+int qcow2_open_data (struct qcow2 *q, const char *filename,
+                     const struct qcow2_open_options *options,
+                     const struct qcow2_chain *above, struct error *err);
 
 /* --- qcow2-meta.c */
 
@@ -299,20 +348,37 @@ void qcow2_op_leave (struct qcow2 *q, unsigned epoch);
 
 enum qcow2_type {
   QCOW2_UNALLOCATED,
+  QCOW2_UNALLOCATED_PLACED,     /* extended: its cluster has a place */
   QCOW2_ZERO_PLAIN,
   QCOW2_ZERO_ALLOC,
   QCOW2_DATA,
   QCOW2_PACKED,                 /* compressed */
 };
 
-/* A run of guest clusters of one type. */
+/* A run of guest subclusters of one type. */
 struct qcow2_run {
   enum qcow2_type type;
   bool is_copied;               /* refcount exactly one: may be changed */
   uint64_t len;                 /* bytes, from the offset asked for */
-  uint64_t host;                /* ZERO_ALLOC, DATA: of that offset;
-                                   contiguous.  PACKED: the L2 entry. */
+  uint64_t host;                /* UNALLOCATED_PLACED, ZERO_ALLOC, DATA: of
+                                   that offset; contiguous.  PACKED: the L2
+                                   entry. */
 };
+
+static inline bool
+qcow2_run_is_unallocated (const struct qcow2_run *run)
+{
+  return run->type == QCOW2_UNALLOCATED
+    || run->type == QCOW2_UNALLOCATED_PLACED;
+}
+
+/* Its cluster has a place in q->data, whether that holds its data or not. */
+static inline bool
+qcow2_run_is_placed (const struct qcow2_run *run)
+{
+  return run->type == QCOW2_UNALLOCATED_PLACED
+    || run->type == QCOW2_ZERO_ALLOC || run->type == QCOW2_DATA;
+}
 
 /* What [off, off+len) begins with.  May release the lock, unless is_nowait:
  * then -EAGAIN.  -EIO if an entry is damaged.
@@ -325,14 +391,24 @@ bool qcow2_is_unbacked (const struct qcow2 *q, uint64_t off);
  * the lock.
  */
 int qcow2_l2_prepare (struct qcow2 *q, uint64_t off);
-/* Set the entries of nr clusters from off on: entry, with the host offset of
- * the first cluster (if it has one) growing with each.  What they pointed to
- * and point to no longer loses a reference.  The caller has the clusters
- * claimed and has called qcow2_l2_prepare for all of them.  May release the
- * lock.
- * *ret_done counts the clusters that were set, on failure too.
+/* A change of L2 entries. */
+struct qcow2_change {
+  uint64_t off, len;            /* guest; of whole clusters, or with extended
+                                   entries of whole subclusters */
+  uint64_t entry;               /* for the first cluster; its host offset, if
+                                   it has one, grows with each */
+  bool keeps_entry;             /* extended: only the subclusters change */
+  /* Extended: what becomes of the subclusters of the range. */
+  enum { QCOW2_SUB_NONE, QCOW2_SUB_ALLOC, QCOW2_SUB_ZERO } sub;
+};
+
+/* Change the entries of the clusters that the range touches.  What they
+ * pointed to and point to no longer loses a reference.  The caller has the
+ * clusters claimed and has called qcow2_l2_prepare for all of them.  May
+ * release the lock.
+ * *ret_done counts the clusters that were changed, on failure too.
  */
-int qcow2_l2_set (struct qcow2 *q, uint64_t off, uint64_t nr, uint64_t entry,
+int qcow2_l2_set (struct qcow2 *q, const struct qcow2_change *change,
                   uint64_t *ret_done);
 
 /* --- qcow2-refcount.c */
@@ -366,6 +442,8 @@ bool qcow2_is_reserved (const struct qcow2 *q, uint64_t off, uint64_t len);
 int qcow2_reserve_locked (struct qcow2 *q, uint64_t len, uint64_t off);
 /* Make the file at least that long. */
 int qcow2_grow_file (struct qcow2 *q, uint64_t end);
+/* The same for q->data, of which a guest's data will be at [.., end). */
+int qcow2_grow_data (struct qcow2 *q, uint64_t end);
 /* True if [host, host+len) touches the header, L1 or refcount table. */
 bool qcow2_is_metadata (const struct qcow2 *q, uint64_t host, uint64_t len);
 
@@ -376,8 +454,43 @@ bool qcow2_is_metadata (const struct qcow2 *q, uint64_t host, uint64_t len);
  * lock, outside of operations.
  */
 int qcow2_commit (struct qcow2 *q, bool is_flush);
+/* Everything written so far becomes durable. */
+int qcow2_sync (struct qcow2 *q);
 
-/* --- qcow2-read.c, qcow2-write.c: the driver's calls */
+/* --- qcow2-write.c */
+
+/* A step of a request in progress: a claim and what was found under it. */
+struct qcow2_step {
+  struct qcow2 *q;
+  struct req req;
+  unsigned epoch;
+  struct qcow2_run run;         /* of the bytes asked for */
+  uint64_t off, len;            /* those bytes */
+  uint64_t start, nr;           /* the clusters that they touch */
+};
+
+/* Before each step, without the lock: what has to be done before the first
+ * change of an image, and room in the cache.
+ */
+int qcow2_step_prepare (struct qcow2 *q);
+/* Look up what is at off, cut len to one run, and claim it.  On success the
+ * step is an operation and the lock is held.  is_whole: claim whole clusters
+ * whatever their type.
+ */
+int qcow2_step_begin (struct qcow2_step *s, struct qcow2 *q, uint64_t off,
+                      uint64_t len, bool is_whole);
+/* Give the claim back and release the lock. */
+void qcow2_step_end (struct qcow2_step *s);
+/* Make the step shorter. */
+void qcow2_step_cut (struct qcow2_step *s, uint64_t len);
+/* Leave only what has its entries in one L2 table. */
+void qcow2_step_cut_to_table (struct qcow2_step *s);
+/* True if what the step found reads as zeroes by the metadata alone. */
+bool qcow2_step_is_zero (const struct qcow2_step *s);
+/* Its data may be changed where it is. */
+bool qcow2_run_is_in_place (const struct qcow2_run *run);
+
+/* --- qcow2-read.c, qcow2-write.c, qcow2-zero.c: the driver's calls */
 
 int qcow2_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
                  unsigned flags);
@@ -408,6 +521,11 @@ int qcow2_extension_remove (struct qcow2 *q, uint32_t type);
  * nobody keeps up to date.  *ret_keep: autoclear bit 0 may stay.
  */
 int qcow2_bitmaps_before_write (struct qcow2 *q, bool *ret_keep);
+
+/* --- qcow2-prealloc.c */
+
+/* Give all clusters of a new image their places and flush it. */
+int qcow2_preallocate (struct qcow2 *q, enum qcow2_preallocation how);
 
 /* --- qcow2-compress.c */
 

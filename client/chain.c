@@ -381,6 +381,7 @@ chain_open_image (const struct chain *chain, const struct backup *b,
   if (r < 0)
     return r;
   options.allow_backing = !is_alone && !b->is_full;
+  options.only_neighbours = true;
   options.ignore_backing = is_alone;
   options.filename = path;
   r = blk_qcow2_open (file, &options, ret, err);

@@ -200,14 +200,113 @@ def bad_header_length_huge(i):
 
 # --- features
 
-def bad_data_file(i):
+def set_data_file(i, name):
+    at = i.u32(100)
+    pad = b"\0" * (-len(name) % 8)
+    ext = struct.pack(">II", 0x44415441, len(name)) + name + pad
+    i.data[at:at + 1024] = ext.ljust(1024, b"\0")
     i.set64(72, 1 << 2)
-    return READ, "external data file is not supported"
 
 
-def bad_extended_l2(i):
+def bad_data_file_unnamed(i):
+    i.set64(72, 1 << 2)
+    return READ, "does not say which data file"
+
+
+def bad_data_file_missing(i):
+    set_data_file(i, b"no-such-file")
+    return READ, "no-such-file"
+
+
+def bad_data_file_protocol(i):
+    set_data_file(i, b"nbd://localhost/secret")
+    return READ, "is not a plain file name"
+
+
+def bad_data_file_json(i):
+    set_data_file(i, b'json:{"driver":"null-co"}')
+    return READ, "is not a plain file name"
+
+
+def bad_data_file_directory(i):
+    set_data_file(i, b"/etc")
+    return READ, "/etc"
+
+
+def bad_data_file_self(i):
+    set_data_file(i, b"./bad.qcow2")
+    return READ, "is an image of the chain itself"
+
+
+def bad_data_file_not_allowed(i):
+    set_data_file(i, b"good.qcow2")
+    return "open bad.qcow2 deny", "following it was not allowed"
+
+
+def bad_data_file_elsewhere(i):
+    set_data_file(i, b"/etc/passwd")
+    return ("open bad.qcow2 neighbours",
+            '"/etc/passwd" is not in the image\'s own directory')
+
+
+def bad_data_file_name_long(i):
+    set_data_file(i, b"x" * 1016)
+    i.set32(i.u32(100) + 4, 1024)
+    return READ, "data file's name in the header is damaged"
+
+
+def bad_data_file_name_zero_byte(i):
+    set_data_file(i, b"good\0.qcow2")
+    return READ, "data file's name in the header is damaged"
+
+
+def bad_data_file_snapshots(i):
+    set_data_file(i, b"good.qcow2")
+    i.set32(60, 1)
+    i.set64(64, i.l1())
+    return READ, "snapshots in an image with an external data file"
+
+
+def bad_data_file_offset(i):
+    # Every cluster of a data file is at its guest offset.
+    set_data_file(i, b"good.qcow2")
+    return DUMP, "Input/output error"
+
+
+def bad_extended_l2_small_clusters(i):
     i.set64(72, 1 << 4)
-    return READ, "extended L2 entries are not supported"
+    i.set32(20, 12)
+    return READ, "extended L2 entries need clusters of at least 16384"
+
+
+def extend_l2(i, bitmap):
+    i.set64(72, 1 << 4)
+    i.set64(24, 1 << 28)
+    i.set64(i.l2() + 8, bitmap)
+
+
+def bad_extended_l2_size(i):
+    extend_l2(i, 0)
+    i.set64(24, 1 << 29)
+    i.set32(36, 1)
+    return READ, "needs 2"
+
+
+def bad_extended_l2_data_and_zero(i):
+    extend_l2(i, 1 << 32 | 1)
+    return DUMP, "Input/output error"
+
+
+def bad_extended_l2_data_nowhere(i):
+    extend_l2(i, 1)
+    i.set64(i.l2(), 0)
+    return DUMP, "Input/output error"
+
+
+def bad_extended_l2_zero_flag(i):
+    extend_l2(i, 0xffffffff)
+    i.set64(i.l2(), i.u64(i.l2()) | 1)
+    return DUMP, "Input/output error"
 
 
 def bad_unknown_feature(i):
@@ -272,6 +371,17 @@ def bad_backing_json(i):
 def bad_backing_protocol(i):
     set_backing(i, b"nbd://localhost/secret")
     return READ, "is not a plain file name"
+
+
+def bad_backing_not_allowed(i):
+    set_backing(i, b"good.qcow2", b"qcow2")
+    return "open bad.qcow2 deny", "following it was not allowed"
+
+
+def bad_backing_elsewhere(i):
+    set_backing(i, b"../good.qcow2", b"qcow2")
+    return ("open bad.qcow2 neighbours",
+            '"../good.qcow2" is not in the image\'s own directory')
 
 
 def bad_backing_missing(i):

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Drives the qcow2 driver from scripts: commands from stdin, one a line.
  *
- *   create FILE SIZE CLUSTER [BACKING FORMAT]   open FILE [ro]   close
+ *   create FILE SIZE CLUSTER [BACKING FORMAT]
+ *   open FILE [ro|deny|neighbours]   close
+ *   new FILE SIZE NAME=VALUE... (as qemu-img create -o)
  *   reserve OFF LEN   write OFF LEN BYTE   zero OFF LEN   unmap OFF LEN
  *   trim OFF LEN      flush     kill (end here, as a crash would)
  *   dump FILE (the guest's view, as a raw file)   map (extents, depths)
  *
- * Sizes are bytes.  The first failure is printed and ends the program with
- * status 1; "expect TEXT" before a command means that its failure must
+ * An image opened "ro", "deny" (no other files) or "neighbours" (only files
+ * beside it) is read-only.  Sizes are bytes.  The first failure is printed and
+ * ends the program with status 1; "expect TEXT" before a command means that its failure must
  * contain TEXT.
  */
 #include "config.h"
@@ -25,7 +28,7 @@
 #include "cleanup.h"
 #include "range.h"
 
-#define MAX_WORDS 6
+#define MAX_WORDS 16
 
 static struct blk *node;
 static struct error err;
@@ -34,6 +37,33 @@ static int
 open_file (const char *path, unsigned flags, struct blk **ret)
 {
   return blk_file_open (path, flags | BLK_FILE_ANY_SIZE, ret, &err);
+}
+
+/* Open the other files and create the image. */
+static int
+create (const char *name, struct qcow2_create_options *o)
+{
+  struct qcow2_open_options backing = {
+    .is_read_only = true, .allow_backing = true,
+  };
+  struct blk *file;
+  int r = 0;
+
+  if (o->backing_file && o->backing_format) {
+    r = open_file (o->backing_file, BLK_FILE_READ_ONLY, &file);
+    if (r == 0 && strcmp (o->backing_format, "qcow2") == 0)
+      r = blk_qcow2_open (file, &backing, &o->backing, &err);
+    else if (r == 0)
+      o->backing = file;
+  }
+  if (r == 0 && o->data_file) {
+    unlink (o->data_file);
+    r = open_file (o->data_file, BLK_FILE_CREATE, &o->data);
+  }
+  unlink (name);
+  if (r == 0)
+    r = open_file (name, BLK_FILE_CREATE, &file);
+  return r < 0 ? r : blk_qcow2_create (file, o, &node, &err);
 }
 
 static int
@@ -45,23 +75,67 @@ do_create (char *const *w, unsigned nr)
     .backing_file = nr > 4 ? w[4] : NULL,
     .backing_format = nr > 5 ? w[5] : NULL,
   };
-  struct qcow2_open_options backing = {
-    .is_read_only = true, .allow_backing = true,
-  };
-  struct blk *file;
+
+  return create (w[1], &options);
+}
+
+static bool
+is_on (const char *value)
+{
+  return strcmp (value, "on") == 0;
+}
+
+static int
+set_option (struct qcow2_create_options *o, const char *name,
+            const char *value)
+{
+  static const char *const modes[] = { "off", "metadata", "falloc", "full" };
+
+  if (strcmp (name, "compat") == 0)
+    o->version = strcmp (value, "0.10") == 0 ? 2 : 3;
+  else if (strcmp (name, "cluster_size") == 0)
+    o->cluster_size = (uint32_t) strtoul (value, NULL, 0);
+  else if (strcmp (name, "refcount_bits") == 0)
+    o->refcount_bits = (unsigned) strtoul (value, NULL, 0);
+  else if (strcmp (name, "compression_type") == 0)
+    o->compression = strcmp (value, "zstd") == 0 ? QCOW2_COMPRESSION_ZSTD
+      : QCOW2_COMPRESSION_ZLIB;
+  else if (strcmp (name, "lazy_refcounts") == 0)
+    o->has_lazy_refcounts = is_on (value);
+  else if (strcmp (name, "extended_l2") == 0)
+    o->is_extended = is_on (value);
+  else if (strcmp (name, "data_file") == 0)
+    o->data_file = value;
+  else if (strcmp (name, "data_file_raw") == 0)
+    o->is_data_file_raw = is_on (value);
+  else if (strcmp (name, "backing_file") == 0)
+    o->backing_file = value;
+  else if (strcmp (name, "backing_fmt") == 0)
+    o->backing_format = value;
+  else if (strcmp (name, "preallocation") == 0) {
+    for (unsigned i = 0; i < 4; i++)
+      if (strcmp (value, modes[i]) == 0)
+        o->preallocation = i;
+  } else
+    return -EINVAL;
+  return 0;
+}
+
+static int
+do_new (char *const *w, unsigned nr)
+{
+  struct qcow2_create_options options = { .size = strtoull (w[2], NULL, 0) };
+  char *value;
   int r = 0;
 
-  if (nr > 5) {
-    r = open_file (w[4], BLK_FILE_READ_ONLY, &file);
-    if (r == 0 && strcmp (w[5], "qcow2") == 0)
-      r = blk_qcow2_open (file, &backing, &options.backing, &err);
-    else if (r == 0)
-      options.backing = file;
+  for (unsigned i = 3; i < nr && r == 0; i++) {
+    value = strchr (w[i], '=');
+    if (!value)
+      return -EINVAL;
+    *value++ = '\0';
+    r = set_option (&options, w[i], value);
   }
-  unlink (w[1]);
-  if (r == 0)
-    r = open_file (w[1], BLK_FILE_CREATE, &file);
-  return r < 0 ? r : blk_qcow2_create (file, &options, &node, &err);
+  return r < 0 ? r : create (w[1], &options);
 }
 
 static int
@@ -72,6 +146,11 @@ do_open (char *const *w, unsigned nr)
   };
   struct blk *file;
   int r;
+
+  if (nr > 2 && strcmp (w[2], "deny") == 0)
+    options.allow_backing = false;
+  if (nr > 2 && strcmp (w[2], "neighbours") == 0)
+    options.only_neighbours = true;
 
   r = open_file (w[1], options.is_read_only ? BLK_FILE_READ_ONLY : 0, &file);
   return r < 0 ? r : blk_qcow2_open (file, &options, &node, &err);
@@ -165,6 +244,8 @@ run (char *const *w, unsigned nr)
 
   if (strcmp (w[0], "create") == 0 && nr > 3)
     return do_create (w, nr);
+  if (strcmp (w[0], "new") == 0 && nr > 2)
+    return do_new (w, nr);
   if (strcmp (w[0], "open") == 0 && nr > 1)
     return do_open (w, nr);
   if (strcmp (w[0], "close") == 0)
