@@ -4,8 +4,8 @@
  * Storage.  level[0] holds the bits themselves (the leaf), 64 to a word.  One
  * bit of level[k+1] stands for one word of level[k], up to a level small
  * enough to be scanned.  All are anonymous memory, which costs nothing until
- * it is written; only level[0].words would have to point elsewhere for bits
- * that live in a mapped file, the summary being made from them again.
+ * it is written; only level[0].words is elsewhere for bits that live in a
+ * mapped file (bitmap_new_at), the summary being made from them again.
  *
  * Order of setting.  The summary bits are set first, from the top level down,
  * the leaf last, each with release; so at every moment
@@ -66,7 +66,8 @@ struct bitmap {
   unsigned shift;               /* log2 of the granularity */
   unsigned nr_levels;
   struct level level[MAX_LEVELS];
-  void *map;                    /* the memory of all levels */
+  unsigned first_level;         /* in map: 1 if the leaf is the caller's */
+  void *map;                    /* the memory of the levels from there on */
   size_t map_len;
 
   /* Atomic. */
@@ -81,11 +82,13 @@ map_levels (struct bitmap *b)
   unsigned k;
   char *p;
 
-  for (k = 0; k < b->nr_levels; k++)
+  for (k = b->first_level; k < b->nr_levels; k++)
     total += round_up (b->level[k].nr_words * sizeof (uint64_t), page);
   if (total > SIZE_MAX)
     return -ENOMEM;
   b->map_len = (size_t) total;
+  if (total == 0)
+    return 0;
   b->map = mmap (NULL, b->map_len, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (b->map == MAP_FAILED)
@@ -96,15 +99,16 @@ map_levels (struct bitmap *b)
   (void) madvise (b->map, b->map_len, MADV_NOHUGEPAGE);
 
   p = b->map;
-  for (k = 0; k < b->nr_levels; k++) {
+  for (k = b->first_level; k < b->nr_levels; k++) {
     b->level[k].words = (_Atomic uint64_t *) p;
     p += round_up (b->level[k].nr_words * sizeof (uint64_t), page);
   }
   return 0;
 }
 
-int
-bitmap_new (uint64_t size, uint64_t granularity, struct bitmap **ret)
+static int
+new_bitmap (uint64_t size, uint64_t granularity, void *words,
+            struct bitmap **ret)
 {
   struct bitmap *b;
   uint64_t n;
@@ -127,6 +131,8 @@ bitmap_new (uint64_t size, uint64_t granularity, struct bitmap **ret)
     n = MAX (div_round_up (n, WORD_BITS), 1);
     b->level[b->nr_levels++].nr_words = n;
   } while (n > TOP_WORDS);
+  b->level[0].words = words;
+  b->first_level = words != NULL;
 
   r = map_levels (b);
   if (r < 0) {
@@ -137,12 +143,19 @@ bitmap_new (uint64_t size, uint64_t granularity, struct bitmap **ret)
   return 0;
 }
 
+int
+bitmap_new (uint64_t size, uint64_t granularity, struct bitmap **ret)
+{
+  return new_bitmap (size, granularity, NULL, ret);
+}
+
 void
 bitmap_free (struct bitmap *b)
 {
   if (b == NULL)
     return;
-  munmap (b->map, b->map_len);
+  if (b->map_len > 0)
+    munmap (b->map, b->map_len);
   free (b);
 }
 
@@ -247,6 +260,38 @@ bitmap_set (struct bitmap *b, uint64_t off, uint64_t len)
   }
   if (n > 0)
     atomic_fetch_add_explicit (&b->count, n, memory_order_relaxed);
+}
+
+/* Make summary and count from the leaf.  Nobody else has the bitmap yet. */
+static void
+summarize (struct bitmap *b)
+{
+  uint64_t w, n = 0, word;
+  unsigned k;
+
+  for (w = 0; w < b->level[0].nr_words; w++)
+    n += (unsigned) __builtin_popcountll (word_load (&b->level[0], w));
+  atomic_init (&b->count, n);
+  for (k = 1; k < b->nr_levels; k++)
+    for (w = 0; w < b->level[k - 1].nr_words; w++) {
+      if (word_load (&b->level[k - 1], w) == 0)
+        continue;
+      word = word_load (&b->level[k], w >> WORD_SHIFT);
+      atomic_store_explicit (&b->level[k].words[w >> WORD_SHIFT],
+                             word | UINT64_C (1) << (w % WORD_BITS),
+                             memory_order_relaxed);
+    }
+}
+
+int
+bitmap_new_at (uint64_t size, uint64_t granularity, void *words,
+               struct bitmap **ret)
+{
+  int r = new_bitmap (size, granularity, words, ret);
+
+  if (r == 0)
+    summarize (*ret);
+  return r;
 }
 
 /* The first set bit in [pos, end), or end. */
@@ -397,8 +442,11 @@ clear_bits (struct bitmap *b, uint64_t first, uint64_t end)
 void
 bitmap_clear_all (struct bitmap *b)
 {
-  /* Give the memory back.  Refused for locked memory: then by hand. */
-  if (madvise (b->map, b->map_len, MADV_DONTNEED) == 0)
+  /* Give the memory back.  Refused for locked memory, and not what a file is
+   * mapped for: then by hand.
+   */
+  if (b->first_level == 0
+      && madvise (b->map, b->map_len, MADV_DONTNEED) == 0)
     atomic_store_explicit (&b->count, 0, memory_order_relaxed);
   else
     clear_bits (b, 0, b->nr_bits);
@@ -455,6 +503,13 @@ bitmap_merge (struct bitmap *dst, const struct bitmap *src)
   }
 }
 
+void
+bitmap_merge_prefix (struct bitmap *dst, const struct bitmap *src)
+{
+  assert (dst->shift == src->shift);
+  merge_words (dst, src, MIN (src->nr_bits, dst->nr_bits));
+}
+
 int
 bitmap_copy (const struct bitmap *src, uint64_t size, struct bitmap **ret)
 {
@@ -464,7 +519,7 @@ bitmap_copy (const struct bitmap *src, uint64_t size, struct bitmap **ret)
   r = bitmap_new (size, bitmap_granularity (src), &b);
   if (r < 0)
     return r;
-  merge_words (b, src, MIN (src->nr_bits, b->nr_bits));
+  bitmap_merge_prefix (b, src);
   *ret = b;
   return 0;
 }
@@ -475,6 +530,7 @@ bitmap_resize (struct bitmap *b, uint64_t size)
   struct bitmap *copy, old;
   int r;
 
+  assert (b->first_level == 0);
   r = bitmap_copy (b, size, &copy);
   if (r < 0)
     return r;

@@ -27,6 +27,12 @@ struct bitmap;
  * the limits above.  0 or -ENOMEM.
  */
 int bitmap_new (uint64_t size, uint64_t granularity, struct bitmap **ret);
+/* The same over words that the caller keeps, with the bits that they have
+ * (those beyond the end clear): 64 bits to a word, div_round_up of the number
+ * of granules, at least one word.  It cannot be resized.
+ */
+int bitmap_new_at (uint64_t size, uint64_t granularity, void *words,
+                   struct bitmap **ret);
 void bitmap_free (struct bitmap *b);
 
 uint64_t bitmap_size (const struct bitmap *b);
@@ -63,6 +69,11 @@ uint64_t bitmap_count (const struct bitmap *b);
 
 /* dst |= src; granularities may differ, sizes must not. */
 void bitmap_merge (struct bitmap *dst, const struct bitmap *src);
+
+/* The same for equal granularities and any sizes: what is beyond the end of
+ * dst is left out.
+ */
+void bitmap_merge_prefix (struct bitmap *dst, const struct bitmap *src);
 
 /* A copy over another size: a new tail is clean, a dropped one left out.  0 or
  * -ENOMEM.

@@ -83,6 +83,13 @@ cbw_free (struct cbw *cbw)
   free (cbw);
 }
 
+bool
+cbw_is_in_use (const struct cbw *cbw)
+{
+  assert (gate_is_closed (cbw->gate));
+  return cbw->first != NULL;
+}
+
 static void
 free_maps (struct cbw_view *v)
 {

@@ -82,6 +82,9 @@ void cbw_view_free (struct cbw_view *view);
  */
 struct blk *cbw_view_blk (struct cbw_view *view);
 
+/* Does a view hold the disk?  [gate closed] */
+bool cbw_is_in_use (const struct cbw *cbw);
+
 /* Called inside the gate before [off, off+len) changes; returns when the old
  * content of every held block in it is in scratch, or the view is broken.
  * 0, or -errno (only with CBW_BREAK_GUEST_WRITE): the write must not be made.

@@ -26,9 +26,7 @@
  * gate orders that against those who enter later.
  * [gate closed] functions: one thread at a time, since a gate has one closer.
  * They take the lock only against those below.
- * Queries (dirty_find, dirty_list, dirty_get_info, dirty_extents): any thread
- * at any time, under the lock; dirty_extents walks the bits without it, on a
- * reference of its own.
+ * Queries are in dirty-query.c, how bitmaps persist in dirty-store.c.
  */
 #include "config.h"
 
@@ -41,93 +39,24 @@
 #include <string.h>
 
 #include "cleanup.h"
-#include "dirty.h"
-#include "lock.h"
-#include "vector.h"
+#include "dirty-private.h"
 
-/* A bitmap that readers can go on reading after it has been replaced. */
-struct bits {
-  struct bitmap *bitmap;
-  _Atomic unsigned refs;
-};
-
-struct dirty_bitmap {
-  /* Fixed after add. */
-  struct dirty *set;            /* a reference */
-  char *name;
-  uint64_t granularity;
-
-  /* Atomic. */
-  _Atomic unsigned refs;
-
-  /* Protected by set->lock; changed only with the gate closed too, so that
-   * the closer may read them without the lock.
-   */
-  enum dirty_state state;
-  bool was_recording;           /* FROZEN: what it goes back to */
-  bool is_removed;
-  bool is_persistent;
-  struct bits *bits;            /* a reference */
-  struct bits *successor;       /* a reference; FROZEN only */
-  struct point_id base;
-  char reason[128];             /* INCONSISTENT only */
-
-  /* Protected by set->lock. */
-  bool is_used;                 /* exported by itself */
-};
-
-DEFINE_VECTOR (dirty_bitmap_list, struct dirty_bitmap *);
-
-struct dirty {
-  /* Fixed after new. */
-  struct gate *gate;
-
-  /* Atomic. */
-  _Atomic unsigned refs;        /* the owner's, and one for each bitmap */
-
-  /* Written with the gate closed, read inside it. */
-  struct bitmap *recording[DIRTY_MAX_BITMAPS];
-  size_t nr_recording;
-
-  struct lock lock;
-  /* Protected by lock; changed only with the gate closed too. */
-  uint64_t size;
-  struct dirty_bitmap_list bitmaps;     /* references; order of creation */
-};
-
-static int
-bits_new (uint64_t size, uint64_t granularity, struct bits **ret)
-{
-  struct bits *bits = calloc (1, sizeof *bits);
-  int r;
-
-  if (bits == NULL)
-    return -ENOMEM;
-  r = bitmap_new (size, granularity, &bits->bitmap);
-  if (r < 0) {
-    free (bits);
-    return r;
-  }
-  atomic_init (&bits->refs, 1);
-  *ret = bits;
-  return 0;
-}
-
-static struct bits *
-bits_ref (struct bits *bits)
+struct bits *
+dirty_bits_ref (struct bits *bits)
 {
   if (bits)
     atomic_fetch_add_explicit (&bits->refs, 1, memory_order_relaxed);
   return bits;
 }
 
-static void
-bits_unref (struct bits *bits)
+void
+dirty_bits_unref (struct bits *bits)
 {
   if (bits == NULL
       || atomic_fetch_sub_explicit (&bits->refs, 1, memory_order_acq_rel) > 1)
     return;
   bitmap_free (bits->bitmap);
+  store_array_free (bits->array);
   free (bits);
 }
 
@@ -169,16 +98,17 @@ dirty_unref (struct dirty_bitmap *bm)
   if (bm == NULL
       || atomic_fetch_sub_explicit (&bm->refs, 1, memory_order_acq_rel) > 1)
     return;
-  bits_unref (bm->bits);
-  bits_unref (bm->successor);
+  dirty_bits_unref (bm->bits);
+  dirty_bits_unref (bm->successor);
+  dirty_bits_unref (bm->spare);
   if (bm->set)
     set_unref (bm->set);
   free (bm->name);
   free (bm);
 }
 
-static void
-assert_state (const struct dirty_bitmap *bm)
+void
+dirty_assert_state (const struct dirty_bitmap *bm)
 {
   assert (bm->bits != NULL);
   assert (bitmap_granularity (bm->bits->bitmap) == bm->granularity);
@@ -188,24 +118,31 @@ assert_state (const struct dirty_bitmap *bm)
   assert (!bm->was_recording || bm->state == DIRTY_FROZEN);
 }
 
-/* Bring the array that dirty_mark reads up to date with the states. */
-static void
-publish_locked (struct dirty *d)
+void
+dirty_publish_locked (struct dirty *d)
 {
+  struct store *store = d->store && !store_has_failed (d->store) ? d->store
+    : NULL;
   struct dirty_bitmap *bm;
+  bool is_persistent = false;
   size_t i, n = 0;
 
   lock_assert_held (&d->lock);
   assert (gate_is_closed (d->gate));
   for (i = 0; i < d->bitmaps.len; i++) {
     bm = d->bitmaps.ptr[i];
-    assert_state (bm);
+    dirty_assert_state (bm);
     if (bm->state == DIRTY_RECORDING)
       d->recording[n++] = bm->bits->bitmap;
     else if (bm->state == DIRTY_FROZEN && bm->was_recording)
       d->recording[n++] = bm->successor->bitmap;
+    else
+      continue;
+    is_persistent |= bm->is_persistent;
   }
   d->nr_recording = n;
+  d->intent = store && is_persistent ? store_intent (store) : NULL;
+  atomic_store (&d->live, store);
 }
 
 static void
@@ -242,12 +179,28 @@ dirty_free (struct dirty *d)
 int
 dirty_mark (struct dirty *d, uint64_t off, uint64_t len)
 {
+  struct store *live = atomic_load_explicit (&d->live, memory_order_relaxed);
   size_t i;
 
   assert (gate_is_entered (d->gate));
+  if (live)
+    store_change_begin (live);
   for (i = 0; i < d->nr_recording; i++)
     bitmap_set (d->recording[i], off, len);
+  /* I6: the bits first, see intent.c. */
+  if (d->intent)
+    intent_mark (d->intent, off, len);
   return 0;
+}
+
+void
+dirty_changed (struct dirty *d)
+{
+  struct store *live = atomic_load_explicit (&d->live, memory_order_relaxed);
+
+  assert (gate_is_entered (d->gate));
+  if (live)
+    store_change_end (live);
 }
 
 /* Checks of the commands. */
@@ -316,7 +269,7 @@ check_usable_locked (const struct dirty_bitmap *bm, bool allow_inconsistent,
                      struct error *err)
 {
   lock_assert_held (&bm->set->lock);
-  assert_state (bm);
+  dirty_assert_state (bm);
   if (bm->is_removed)
     return error_not_found (bm->name, err);
   if (bm->state == DIRTY_FROZEN || bm->is_used)
@@ -360,8 +313,8 @@ find_usable_locked (const struct dirty *d, const char *name,
 
 /* The commands. */
 
-static struct dirty_bitmap *
-bitmap_object_new (struct dirty *d, const char *name, uint64_t granularity)
+struct dirty_bitmap *
+dirty_object_new (struct dirty *d, const char *name, uint64_t granularity)
 {
   struct dirty_bitmap *bm = calloc (1, sizeof *bm);
 
@@ -370,7 +323,7 @@ bitmap_object_new (struct dirty *d, const char *name, uint64_t granularity)
   atomic_init (&bm->refs, 1);
   bm->granularity = granularity;
   bm->name = strdup (name);
-  if (bm->name == NULL || bits_new (d->size, granularity, &bm->bits) < 0) {
+  if (bm->name == NULL) {
     dirty_unref (bm);
     return NULL;
   }
@@ -379,8 +332,9 @@ bitmap_object_new (struct dirty *d, const char *name, uint64_t granularity)
   return bm;
 }
 
-static int
-add_locked (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
+int
+dirty_insert_locked (struct dirty *d, struct dirty_bitmap *bm,
+                     struct error *err)
 {
   lock_assert_held (&d->lock);
   if (find_locked (d, bm->name) < d->bitmaps.len)
@@ -390,25 +344,36 @@ add_locked (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
                       " bitmaps", bm->name, DIRTY_MAX_BITMAPS);
   if (dirty_bitmap_list_append (&d->bitmaps, bm) < 0)
     return error_set_errno (err, ENOMEM, "Bitmap '%s'", bm->name);
-  publish_locked (d);
+  dirty_publish_locked (d);
   return 0;
 }
 
-/* A bitmap object that nobody knows yet, its name and granularity checked. */
+/* A bitmap with clear bits that nobody knows yet. */
 static int
 make_bitmap (struct dirty *d, const char *name, uint64_t granularity,
-             struct dirty_bitmap **ret, struct error *err)
+             bool is_persistent, struct dirty_bitmap **ret, struct error *err)
 {
+  struct dirty_bitmap *bm;
   int r = check_name (name, err);
 
   if (r == 0)
     r = check_granularity (granularity, err);
   if (r < 0)
     return r;
-  *ret = bitmap_object_new (d, name, granularity);
-  if (*ret == NULL)
+  bm = dirty_object_new (d, name, granularity);
+  r = bm ? dirty_bits_new (d, d->size, granularity, is_persistent, &bm->bits)
+    : -ENOMEM;
+  if (r < 0) {
+    if (bm)
+      dirty_unref (bm);
+    if (r != -ENOMEM)
+      return error_set_errno (err, -r, "Bitmap '%.100s': no room in the store",
+                              name);
     return error_set (err, ENOMEM, "Bitmap '%s': not enough memory for a"
                       " granularity of %" PRIu64 " bytes", name, granularity);
+  }
+  bm->is_persistent = is_persistent;
+  *ret = bm;
   return 0;
 }
 
@@ -416,30 +381,44 @@ make_bitmap (struct dirty *d, const char *name, uint64_t granularity,
 static int
 publish_new (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
 {
+  const bool is_persistent = bm->is_persistent;
   int r;
 
   lock_acquire (&d->lock);
-  r = add_locked (d, bm, err);
+  r = dirty_insert_locked (d, bm, err);
   lock_release (&d->lock);
-  if (r < 0)
+  if (r < 0) {
     dirty_unref (bm);
+    return r;
+  }
+  r = is_persistent ? dirty_commit_err (d, err) : 0;
+  if (r < 0)
+    dirty_remove (d, bm->name, NULL);
   return r;
 }
 
 int
 dirty_add (struct dirty *d, const char *name, uint64_t granularity,
-           bool is_disabled, struct error *err)
+           unsigned flags, struct error *err)
 {
   struct dirty_bitmap *bm;
   int r;
 
   if (granularity == 0)
     granularity = DIRTY_DEFAULT_GRANULARITY;
-  r = make_bitmap (d, name, granularity, &bm, err);
+  r = make_bitmap (d, name, granularity, flags & DIRTY_IS_PERSISTENT, &bm,
+                   err);
   if (r < 0)
     return r;
-  bm->state = is_disabled ? DIRTY_DISABLED : DIRTY_RECORDING;
+  bm->state = flags & DIRTY_IS_DISABLED ? DIRTY_DISABLED : DIRTY_RECORDING;
   return publish_new (d, bm, err);
+}
+
+/* The bits of a bitmap have been changed other than by dirty_mark. */
+static void
+bits_changed (struct bits *bits)
+{
+  atomic_store (&bits->needs_sync, true);
 }
 
 int
@@ -451,15 +430,15 @@ dirty_load (struct dirty *d, const char *name, uint64_t granularity,
   int r;
 
   assert (state != DIRTY_FROZEN);
-  r = make_bitmap (d, name, granularity, &bm, err);
+  r = make_bitmap (d, name, granularity, is_persistent, &bm, err);
   if (r < 0)
     return r;
   bm->state = state;
-  bm->is_persistent = is_persistent;
   if (state == DIRTY_INCONSISTENT)
     snprintf (bm->reason, sizeof bm->reason, "%s", reason);
   if (bits)
     bitmap_merge (bm->bits->bitmap, bits);
+  bits_changed (bm->bits);
   return publish_new (d, bm, err);
 }
 
@@ -475,16 +454,20 @@ dirty_remove (struct dirty *d, const char *name, struct error *err)
   if (r == 0) {
     bm = d->bitmaps.ptr[i];
     detach_locked (d, i);
-    publish_locked (d);
+    dirty_publish_locked (d);
   }
   lock_release (&d->lock);
+  if (r == 0 && bm->is_persistent)
+    dirty_commit (d);
   dirty_unref (bm);
   return r;
 }
 
-int
-dirty_clear (struct dirty *d, const char *name, struct error *err)
+static int
+clear_bits (struct dirty *d, const char *name, bool *ret_is_persistent,
+            struct error *err)
 {
+  struct dirty_bitmap *bm;
   size_t i;
   int r;
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
@@ -493,13 +476,26 @@ dirty_clear (struct dirty *d, const char *name, struct error *err)
   r = find_usable_locked (d, name, false, &i, err);
   if (r < 0)
     return r;
-  bitmap_clear_all (d->bitmaps.ptr[i]->bits->bitmap);
+  bm = d->bitmaps.ptr[i];
+  bitmap_clear_all (bm->bits->bitmap);
+  bits_changed (bm->bits);
+  bm->over_estimate = 0;
+  *ret_is_persistent = bm->is_persistent;
   return 0;
 }
 
+int
+dirty_clear (struct dirty *d, const char *name, struct error *err)
+{
+  bool is_persistent;
+  int r = clear_bits (d, name, &is_persistent, err);
+
+  return r == 0 && is_persistent ? dirty_commit_err (d, err) : r;
+}
+
 static int
-set_recording (struct dirty *d, const char *name, enum dirty_state state,
-               struct error *err)
+change_recording (struct dirty *d, const char *name, enum dirty_state state,
+                  bool *ret_is_persistent, struct error *err)
 {
   size_t i;
   int r;
@@ -509,8 +505,19 @@ set_recording (struct dirty *d, const char *name, enum dirty_state state,
   if (r < 0)
     return r;
   d->bitmaps.ptr[i]->state = state;
-  publish_locked (d);
+  *ret_is_persistent = d->bitmaps.ptr[i]->is_persistent;
+  dirty_publish_locked (d);
   return 0;
+}
+
+static int
+set_recording (struct dirty *d, const char *name, enum dirty_state state,
+               struct error *err)
+{
+  bool is_persistent;
+  int r = change_recording (d, name, state, &is_persistent, err);
+
+  return r == 0 && is_persistent ? dirty_commit_err (d, err) : r;
 }
 
 int
@@ -542,7 +549,7 @@ merge_source (struct dirty_bitmap *bm, uint64_t size, struct bits **ret,
     return error_set (err, EINVAL, "Bitmap '%s' is of a disk of %" PRIu64
                       " bytes and cannot be merged into one of %" PRIu64,
                       bm->name, bitmap_size (bm->bits->bitmap), size);
-  *ret = bits_ref (bm->bits);
+  *ret = dirty_bits_ref (bm->bits);
   return 0;
 }
 
@@ -560,6 +567,7 @@ merge_all (struct dirty *d, const char *target, struct bits **sources,
     return r;
   for (i = 0; i < nr; i++)
     bitmap_merge (d->bitmaps.ptr[t]->bits->bitmap, sources[i]->bitmap);
+  bits_changed (d->bitmaps.ptr[t]->bits);
   return 0;
 }
 
@@ -579,8 +587,10 @@ dirty_merge (struct dirty *d, const char *target,
     r = merge_source (sources[i], d->size, &bits[i], err);
   if (r == 0)
     r = merge_all (d, target, bits, nr_sources, err);
+  if (r == 0)
+    r = dirty_commit_err (d, err);
   for (i = 0; i < nr_sources; i++)
-    bits_unref (bits[i]);
+    dirty_bits_unref (bits[i]);
   return r;
 }
 
@@ -598,14 +608,16 @@ void
 dirty_invalidate (struct dirty *d, struct dirty_bitmap *bm,
                   const char *reason)
 {
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
-
   assert (bm->set == d);
-  assert (bm->state != DIRTY_FROZEN);
   assert (reason[0] != '\0');
+  lock_acquire (&d->lock);
+  assert (bm->state != DIRTY_FROZEN);
   bm->state = DIRTY_INCONSISTENT;
   snprintf (bm->reason, sizeof bm->reason, "%s", reason);
-  publish_locked (d);
+  dirty_publish_locked (d);
+  lock_release (&d->lock);
+  if (bm->is_persistent)
+    dirty_commit (d);
 }
 
 /* Freezing and its two ends. */
@@ -636,23 +648,82 @@ dirty_unuse (struct dirty_bitmap *bm)
 }
 
 int
-dirty_freeze (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
+dirty_prepare_freeze (struct dirty *d, struct dirty_bitmap *bm)
+{
+  struct bits *bits = NULL;
+  bool is_needed;
+  int r;
+
+  lock_acquire (&d->lock);
+  is_needed = bm->is_persistent && bm->spare == NULL;
+  lock_release (&d->lock);
+  if (!is_needed)
+    return 0;
+  r = dirty_bits_new (d, d->size, bm->granularity, true, &bits);
+  lock_acquire (&d->lock);
+  if (r == 0 && bm->spare == NULL) {
+    bm->spare = bits;
+    bits = NULL;
+  }
+  lock_release (&d->lock);
+  dirty_bits_unref (bits);
+  return r;
+}
+
+/* The successor of a bitmap that is about to be frozen: the gate's closer alone
+ * asks for one.
+ */
+static int
+take_successor (struct dirty *d, struct dirty_bitmap *bm, struct bits **ret)
+{
+  lock_acquire (&d->lock);
+  *ret = bm->spare;
+  bm->spare = NULL;
+  lock_release (&d->lock);
+  if (*ret && bitmap_size ((*ret)->bitmap) == d->size)
+    return 0;
+  dirty_bits_unref (*ret);
+  return dirty_bits_new (d, d->size, bm->granularity, bm->is_persistent, ret);
+}
+
+static int
+freeze (struct dirty *d, struct dirty_bitmap *bm, struct bits *successor,
+        struct error *err)
 {
   int r;
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
 
-  assert (bm->set == d);
   assert (gate_is_closed (d->gate));
   r = check_usable_locked (bm, false, err);
-  if (r < 0)
+  if (r < 0) {
+    dirty_bits_unref (successor);
     return r;
-  r = bits_new (d->size, bm->granularity, &bm->successor);
-  if (r < 0)
-    return error_set_errno (err, -r, "Bitmap '%s'", bm->name);
+  }
+  bm->successor = successor;
   bm->was_recording = bm->state == DIRTY_RECORDING;
   bm->state = DIRTY_FROZEN;
-  publish_locked (d);
+  dirty_publish_locked (d);
   return 0;
+}
+
+int
+dirty_freeze (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
+{
+  struct bits *successor;
+  int r;
+
+  assert (bm->set == d);
+  r = take_successor (d, bm, &successor);
+  if (r < 0)
+    return error_set_errno (err, -r, "Bitmap '%s'", bm->name);
+  r = freeze (d, bm, successor, err);
+  if (r < 0 || !bm->is_persistent)
+    return r;
+  /* Whatever is recorded from now on is found there after a crash. */
+  r = dirty_commit_err (d, err);
+  if (r < 0)
+    dirty_merge_back (d, bm);
+  return r;
 }
 
 /* Leave FROZEN with bits; returns what the caller unrefs without the lock. */
@@ -667,7 +738,10 @@ thaw_locked (struct dirty_bitmap *bm, bool keep_successor)
   bm->successor = NULL;
   bm->state = bm->was_recording ? DIRTY_RECORDING : DIRTY_DISABLED;
   bm->was_recording = false;
-  publish_locked (bm->set);
+  dirty_loss_locked (bm, bm->reason);
+  if (bm->reason[0])
+    bm->state = DIRTY_INCONSISTENT;
+  dirty_publish_locked (bm->set);
   return old;
 }
 
@@ -682,8 +756,9 @@ dirty_drop (struct dirty *d, struct dirty_bitmap *bm,
   assert (bm->state == DIRTY_FROZEN);
   old = thaw_locked (bm, true);
   bm->base = *point;
+  bm->over_estimate = 0;
   lock_release (&d->lock);
-  bits_unref (old);
+  dirty_bits_unref (old);
 }
 
 void
@@ -696,10 +771,11 @@ dirty_merge_back (struct dirty *d, struct dirty_bitmap *bm)
   assert (bm->state == DIRTY_FROZEN);
   /* Readers of either see a superset of it, or of both. */
   bitmap_merge (bm->bits->bitmap, bm->successor->bitmap);
+  bits_changed (bm->bits);
   lock_acquire (&d->lock);
   old = thaw_locked (bm, false);
   lock_release (&d->lock);
-  bits_unref (old);
+  dirty_bits_unref (old);
 }
 
 const struct bitmap *
@@ -717,207 +793,59 @@ dirty_bits (const struct dirty_bitmap *bm)
   return bm->bits->bitmap;
 }
 
-/* Queries. */
-
-static int
-get_info_locked (const struct dirty_bitmap *bm, struct dirty_info *ret)
-{
-  lock_assert_held (&bm->set->lock);
-  assert_state (bm);
-  memset (ret, 0, sizeof *ret);
-  ret->name = strdup (bm->name);
-  if (ret->name == NULL)
-    return -ENOMEM;
-  ret->granularity = bm->granularity;
-  ret->dirty_bytes = bitmap_dirty_bytes (bm->bits->bitmap);
-  if (bm->successor)
-    ret->dirty_bytes = MIN (ret->dirty_bytes
-                            + bitmap_dirty_bytes (bm->successor->bitmap),
-                            bitmap_size (bm->bits->bitmap));
-  ret->state = bm->state;
-  ret->is_recording = bm->state == DIRTY_RECORDING || bm->was_recording;
-  ret->is_busy = bm->state == DIRTY_FROZEN || bm->is_used;
-  ret->is_persistent = bm->is_persistent;
-  ret->base = bm->base;
-  memcpy (ret->reason, bm->reason, sizeof ret->reason);
-  return 0;
-}
-
-int
-dirty_list (struct dirty *d, struct dirty_info **ret, size_t *ret_nr)
-{
-  struct dirty_info *infos;
-  size_t i;
-  int r;
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
-
-  infos = calloc (d->bitmaps.len + 1, sizeof *infos);
-  if (infos == NULL)
-    return -ENOMEM;
-  for (i = 0; i < d->bitmaps.len; i++) {
-    r = get_info_locked (d->bitmaps.ptr[i], &infos[i]);
-    if (r < 0) {
-      dirty_infos_free (infos, i);
-      return r;
-    }
-  }
-  *ret = infos;
-  *ret_nr = d->bitmaps.len;
-  return 0;
-}
-
-void
-dirty_infos_free (struct dirty_info *infos, size_t nr)
-{
-  size_t i;
-
-  for (i = 0; i < nr; i++)
-    free (infos[i].name);
-  free (infos);
-}
-
-int
-dirty_get_info (struct dirty_bitmap *bm, struct dirty_info *ret)
-{
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&bm->set->lock);
-
-  return bm->is_removed ? -ENOENT : get_info_locked (bm, ret);
-}
-
-/* The first run of [off, end) that is dirty in bits, empty at the end if
- * there is none.  *run is kept while it is still ahead of off.
- */
-static void
-advance (const struct bits *bits, uint64_t off, uint64_t end,
-         struct range *run)
-{
-  if (run->len > 0 && run->off + run->len > off)
-    return;
-  if (bits == NULL || !bitmap_next_dirty (bits->bitmap, off, end - off, run)) {
-    run->off = end;
-    run->len = 1;
-  }
-}
-
-/* Runs of a or b, which overlap as they like: the list merges neighbours. */
-static int
-append_runs (const struct bits *a, const struct bits *b, uint64_t off,
-             uint64_t end, struct extents *extents)
-{
-  struct range run_a = { 0, 0 }, run_b = { 0, 0 };
-  const struct range *run;
-  uint64_t stop;
-  int r;
-
-  while (off < end) {
-    advance (a, off, end, &run_a);
-    advance (b, off, end, &run_b);
-    run = run_a.off <= run_b.off ? &run_a : &run_b;
-    stop = MIN (run->off + run->len, end);
-    if (run->off > off) {
-      r = extents_add (extents, off, run->off - off, 0);
-      if (r != 0)
-        return MIN (r, 0);
-      off = run->off;
-    }
-    r = extents_add (extents, off, stop - off, EXTENT_DIRTY);
-    if (r != 0)
-      return MIN (r, 0);
-    off = stop;
-  }
-  return 0;
-}
-
-/* is_frozen: the frozen bits alone. */
-static int
-extents_of (struct dirty_bitmap *bm, bool is_frozen, uint64_t len,
-            uint64_t off, struct extents *extents)
-{
-  struct bits *a = NULL, *b = NULL;
-  int r = 0;
-
-  lock_acquire (&bm->set->lock);
-  if (bm->is_removed || bm->state == DIRTY_INCONSISTENT ||
-      (is_frozen && bm->state != DIRTY_FROZEN))
-    r = -ESTALE;
-  else if (!range_is_within (off, len, bm->set->size))
-    r = -EINVAL;
-  else {
-    a = bits_ref (bm->bits);
-    if (!is_frozen)
-      b = bits_ref (bm->successor);
-  }
-  lock_release (&bm->set->lock);
-  if (r == 0)
-    r = append_runs (a, b, off, off + len, extents);
-  bits_unref (a);
-  bits_unref (b);
-  return r;
-}
-
-int
-dirty_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
-               struct extents *extents)
-{
-  return extents_of (bm, false, len, off, extents);
-}
-
-int
-dirty_frozen_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
-                      struct extents *extents)
-{
-  return extents_of (bm, true, len, off, extents);
-}
-
 /* A copy of bm's bits over a new size, its tail dirty. */
 static int
-resized_bits (const struct dirty_bitmap *bm, uint64_t size,
+resized_bits (struct dirty *d, const struct dirty_bitmap *bm, uint64_t size,
               struct bits **ret)
 {
   const uint64_t old_size = bitmap_size (bm->bits->bitmap);
-  struct bits *bits = calloc (1, sizeof *bits);
-  int r;
+  struct bits *bits;
+  int r = dirty_bits_new (d, size, bm->granularity, bm->bits->array != NULL,
+                          &bits);
 
-  if (bits == NULL)
-    return -ENOMEM;
-  atomic_init (&bits->refs, 1);
-  r = bitmap_copy (bm->bits->bitmap, size, &bits->bitmap);
-  if (r < 0) {
-    free (bits);
+  if (r < 0)
     return r;
-  }
+  bitmap_merge_prefix (bits->bitmap, bm->bits->bitmap);
   if (size > old_size)
     bitmap_set (bits->bitmap, old_size, size - old_size);
+  bits_changed (bits);
   *ret = bits;
   return 0;
+}
+
+static void
+exchange_bits (struct dirty *d, uint64_t size, struct bits **bits)
+{
+  struct bits *old;
+  size_t i;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
+
+  for (i = 0; i < d->bitmaps.len; i++) {
+    old = d->bitmaps.ptr[i]->bits;
+    d->bitmaps.ptr[i]->bits = bits[i];
+    bits[i] = old;
+  }
+  d->size = size;
+  dirty_publish_locked (d);
 }
 
 int
 dirty_resize (struct dirty *d, uint64_t size)
 {
-  struct bits *bits[DIRTY_MAX_BITMAPS] = { NULL }, *old;
-  size_t i, nr;
+  struct bits *bits[DIRTY_MAX_BITMAPS] = { NULL };
+  size_t i, nr = d->bitmaps.len;
   int r = 0;
 
+  /* The gate's closer alone changes the list: no lock. */
   assert (gate_is_closed (d->gate));
-  lock_acquire (&d->lock);
-  nr = d->bitmaps.len;
   for (i = 0; i < nr && r == 0; i++)
     if (d->bitmaps.ptr[i]->state == DIRTY_FROZEN)
       r = -EBUSY;
   for (i = 0; i < nr && r == 0; i++)
-    r = resized_bits (d->bitmaps.ptr[i], size, &bits[i]);
-  if (r == 0) {
-    for (i = 0; i < nr; i++) {
-      old = d->bitmaps.ptr[i]->bits;
-      d->bitmaps.ptr[i]->bits = bits[i];
-      bits[i] = old;
-    }
-    d->size = size;
-    publish_locked (d);
-  }
-  lock_release (&d->lock);
+    r = resized_bits (d, d->bitmaps.ptr[i], size, &bits[i]);
+  if (r == 0)
+    exchange_bits (d, size, bits);
   for (i = 0; i < nr; i++)
-    bits_unref (bits[i]);
+    dirty_bits_unref (bits[i]);
   return r;
 }

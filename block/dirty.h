@@ -38,16 +38,26 @@ int dirty_new (uint64_t size, struct gate *gate, struct dirty **ret);
 void dirty_free (struct dirty *d);
 
 /* Set the bits of every recording bitmap (and successor) for a change of
- * [off, off+len) that is about to be made.  Called inside the gate; wait-free
- * once the bits are set.  0, or -errno if the change must not be made.
+ * [off, off+len) that is about to be made, len > 0.  Called inside the gate;
+ * wait-free once the bits are set and, if there is a store, the region is
+ * active (intent.h).  0, or -errno if the change must not be made.
  */
 int dirty_mark (struct dirty *d, uint64_t off, uint64_t len);
+/* The change has been made, or has failed.  Inside the gate, by the same
+ * thread.
+ */
+void dirty_changed (struct dirty *d);
+
+enum {
+  DIRTY_IS_DISABLED = 1 << 0,
+  DIRTY_IS_PERSISTENT = 1 << 1, /* kept in the store */
+};
 
 /* QEMU's rules and messages for all of these (the six bitmap commands).
  * granularity 0 = DIRTY_DEFAULT_GRANULARITY.  [gate closed]
  */
 int dirty_add (struct dirty *d, const char *name, uint64_t granularity,
-               bool is_disabled, struct error *err);
+               unsigned flags, struct error *err);
 /* Add a bitmap that was stored somewhere.  bits are copied and may have
  * another granularity (NULL = clean); state is not FROZEN; reason: of an
  * inconsistent one.  [gate closed]
@@ -81,6 +91,10 @@ void dirty_unuse (struct dirty_bitmap *bm);
 void dirty_invalidate (struct dirty *d, struct dirty_bitmap *bm,
                        const char *reason);
 
+/* Make what freezing needs and takes time: to be called before the gate is
+ * closed.  Freezing makes it otherwise.  0 or -errno.
+ */
+int dirty_prepare_freeze (struct dirty *d, struct dirty_bitmap *bm);
 /* Freeze for a session or job: from here on the bits of *bm stay as they are
  * and a successor records.  -EBUSY, -EINVAL with QEMU's messages.
  * [gate closed]
@@ -88,7 +102,7 @@ void dirty_invalidate (struct dirty *d, struct dirty_bitmap *bm,
 int dirty_freeze (struct dirty *d, struct dirty_bitmap *bm,
                   struct error *err);
 /* The backup ended in success: the successor takes over; the bitmap counts
- * from point.  [gate closed]
+ * from point.  Durable only after dirty_commit, like the next.  [gate closed]
  */
 void dirty_drop (struct dirty *d, struct dirty_bitmap *bm,
                  const struct point_id *point);
@@ -96,6 +110,12 @@ void dirty_drop (struct dirty *d, struct dirty_bitmap *bm,
  * [gate closed]
  */
 void dirty_merge_back (struct dirty *d, struct dirty_bitmap *bm);
+
+/* Make what the two above have done durable, with the gate open again; the
+ * crash before it ends in dirty_merge_back.  Nothing to do without a store.
+ * 0, or -errno: the store has failed.
+ */
+int dirty_commit (struct dirty *d);
 
 /* The frozen bits; valid until drop or merge back. */
 const struct bitmap *dirty_frozen_bits (const struct dirty_bitmap *bm);
@@ -114,6 +134,8 @@ struct dirty_info {
   bool is_persistent;
   struct point_id base;         /* counts from; none = never backed up */
   char reason[128];             /* why it is inconsistent */
+  uint64_t over_estimate;       /* bytes that are dirty only because of a
+                                   crash, at most */
 };
 
 /* In order of creation.  Caller frees with dirty_infos_free. */
@@ -135,8 +157,41 @@ int dirty_frozen_extents (struct dirty_bitmap *bm, uint64_t len, uint64_t off,
                           struct extents *extents);
 
 /* All bitmaps follow the disk's size; a new tail is dirty.  -EBUSY if one is
- * frozen, -ENOMEM; nothing has changed then.  [gate closed]
+ * frozen, -ENOMEM; nothing has changed then.  Durable only after dirty_commit;
+ * the store's size is the caller's business.  [gate closed]
  */
 int dirty_resize (struct dirty *d, uint64_t size);
+
+/* The disk's size as they know it.  [gate closed] */
+uint64_t dirty_size (const struct dirty *d);
+
+/*---- The store ----*/
+
+struct store;
+
+/* Persistent bitmaps live in s, which stays the caller's and outlives them,
+ * from now on.  Those of its bitmaps that can be trusted are added; and by the
+ * second call those that cannot, unless another one of that name has been
+ * added meanwhile.  0 or -errno.  [gate closed]
+ */
+int dirty_attach_store (struct dirty *d, struct store *s);
+int dirty_attach_rest (struct dirty *d);
+/* For a change of the disk's file outside the gate: begin returns what the end
+ * is to be given.
+ */
+struct store *dirty_begin_change (struct dirty *d);
+void dirty_end_change (struct store *s);
+/* Is there a store, and does it work? */
+bool dirty_can_persist (struct dirty *d);
+struct store *dirty_store (struct dirty *d);
+
+/* Called for each bitmap that became inconsistent behind everybody's back, by
+ * a thread without locks.  Set with the gate closed, or before any store.
+ */
+typedef void (*dirty_inconsistent_function) (void *opaque, const char *name,
+                                             const char *reason);
+void dirty_on_inconsistent (struct dirty *d,
+                            dirty_inconsistent_function function,
+                            void *opaque);
 
 #endif /* TIDEMARK_DIRTY_H */

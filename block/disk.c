@@ -18,25 +18,9 @@
 #include <string.h>
 
 #include "blk-open.h"
-#include "disk.h"
+#include "disk-private.h"
 #include "image-bitmaps.h"
 #include "log.h"
-
-struct disk {
-  struct blk blk;               /* the disk as a node; must be first */
-
-  /* Fixed after disk_new. */
-  char *name;
-  unsigned number;
-  struct blk *node;
-  struct dirty *dirty;
-  struct cbw *cbw;
-  char *scratch_dir;            /* NULL = default */
-  uint64_t scratch_limit;
-  enum cbw_on_error on_scratch_error;
-
-  struct gate gate;             /* its closer alone may change bitmaps */
-};
 
 static _Atomic unsigned next_number;
 
@@ -52,8 +36,11 @@ change_begin (struct disk *d, uint64_t off, uint64_t len)
 
   gate_enter (&d->gate);
   ret = dirty_mark (d->dirty, off, len);
-  if (ret == 0)
+  if (ret == 0) {
     ret = cbw_before_write (d->cbw, off, len);
+    if (ret < 0)
+      dirty_changed (d->dirty);
+  }
   if (ret < 0)
     gate_leave (&d->gate);
   return ret;
@@ -62,6 +49,7 @@ change_begin (struct disk *d, uint64_t off, uint64_t len)
 static inline void
 change_end (struct disk *d)
 {
+  dirty_changed (d->dirty);
   gate_leave (&d->gate);
 }
 
@@ -135,7 +123,16 @@ disk_pread (struct disk *d, void *buf, uint64_t len, uint64_t off,
 int
 disk_flush (struct disk *d)
 {
-  return blk_is_read_only (d->node) ? 0 : blk_flush (d->node);
+  struct store *s;
+  int ret;
+
+  if (blk_is_read_only (d->node))
+    return 0;
+  /* It changes no block, but perhaps the metadata of an image. */
+  s = dirty_begin_change (d->dirty);
+  ret = blk_flush (d->node);
+  dirty_end_change (s);
+  return ret;
 }
 
 int
@@ -250,12 +247,13 @@ copy_options (struct disk *d, const struct disk_options *options)
   return d->name && (d->scratch_dir || !options->scratch_dir) ? 0 : -ENOMEM;
 }
 
-/* Free what there is of a disk, except its node. */
+/* Free what there is of a disk, except its node and its store. */
 static void
 free_disk (struct disk *d)
 {
   cbw_free (d->cbw);
   dirty_free (d->dirty);
+  disk_store_fini (d);
   gate_destroy (&d->gate);
   blk_fini (&d->blk);
   free (d->scratch_dir);
@@ -263,9 +261,35 @@ free_disk (struct disk *d)
   free (d);
 }
 
-int
-disk_new (struct blk *node, const struct disk_options *options,
-          struct disk **ret, struct error *err)
+/* All of a disk but its bitmaps. */
+static int
+make_disk (struct disk *d, const struct disk_options *options,
+           const char *file)
+{
+  struct blk *node = d->node;
+  int r;
+
+  gate_init (&d->gate);
+  r = blk_init (&d->blk, &disk_driver, options->name, node->filename,
+                blk_size (node), node->can);
+  if (r == 0)
+    r = copy_options (d, options);
+  if (r == 0)
+    r = disk_store_configure (d, options, file);
+  if (r == 0)
+    r = dirty_new (blk_size (node), &d->gate, &d->dirty);
+  if (r == 0)
+    r = cbw_new (node, &d->gate, &d->cbw);
+  d->blk.block_size = node->block_size;
+  d->blk.cluster_size = node->cluster_size;
+  /* No max_request: a change must be whole when it enters the gate (I5). */
+  return r;
+}
+
+/* file: what the node was opened from, or NULL. */
+static int
+new_disk (struct blk *node, const struct disk_options *options,
+          const char *file, struct disk **ret, struct error *err)
 {
   struct disk *d;
   int r = check_name (options->name, err);
@@ -280,43 +304,30 @@ disk_new (struct blk *node, const struct disk_options *options,
     return error_set_errno (err, ENOMEM, "disk '%s'", options->name);
   }
   d->node = node;
-  gate_init (&d->gate);
-  r = blk_init (&d->blk, &disk_driver, options->name, node->filename,
-                blk_size (node), node->can);
-  if (r == 0)
-    r = copy_options (d, options);
-  if (r == 0)
-    r = dirty_new (blk_size (node), &d->gate, &d->dirty);
-  if (r == 0)
-    r = cbw_new (node, &d->gate, &d->cbw);
+  r = make_disk (d, options, file);
+  if (r < 0)
+    error_set_errno (err, -r, "disk '%s'", options->name);
+  else
+    r = disk_load_bitmaps (d, err);
   if (r < 0) {
+    struct store *store = d->store;
+
     free_disk (d);
     blk_close (node);
-    return error_set_errno (err, -r, "disk '%s'", options->name);
+    if (store)
+      store_abandon (store);
+    return r;
   }
-  d->blk.block_size = node->block_size;
-  d->blk.cluster_size = node->cluster_size;
-  /* No max_request: a change must be whole when it enters the gate (I5). */
   d->number = atomic_fetch_add (&next_number, 1);
   *ret = d;
   return 0;
 }
 
-/* Those that the image stores.  On failure the disk is gone. */
-static int
-load_bitmaps (struct disk *d, struct error *err)
+int
+disk_new (struct blk *node, const struct disk_options *options,
+          struct disk **ret, struct error *err)
 {
-  struct blk *node = d->node;
-  int r;
-
-  gate_close (&d->gate);
-  r = image_bitmaps_load (node, d->dirty, err);
-  gate_open (&d->gate);
-  if (r < 0) {
-    free_disk (d);
-    blk_close (node);
-  }
-  return r;
+  return new_disk (node, options, NULL, ret, err);
 }
 
 int
@@ -335,11 +346,9 @@ disk_open (const struct disk_options *options, struct disk **ret,
 
   if (r == 0)
     r = blk_open (&open_options, &node, err);
-  if (r == 0)
-    r = disk_new (node, options, ret, err);
-  if (r == 0)
-    r = load_bitmaps (*ret, err);
-  return r;
+  if (r < 0)
+    return r;
+  return new_disk (node, options, options->file, ret, err);
 }
 
 /* For QEMU, if the image can hold them. */
@@ -347,10 +356,13 @@ static int
 save_bitmaps (struct disk *d)
 {
   struct error err = ERROR_INIT;
+  struct store *s;
   int r;
 
   gate_close (&d->gate);
+  s = dirty_begin_change (d->dirty);
   r = image_bitmaps_save (d->node, d->dirty, &err);
+  dirty_end_change (s);
   gate_open (&d->gate);
   if (r < 0)
     log_error ("disk '%s': %s", d->name, err.msg);
@@ -361,12 +373,18 @@ int
 disk_close (struct disk *d)
 {
   struct blk *node = d->node;
+  struct store *s;
   int error = disk_flush (d), r;
 
   r = save_bitmaps (d);
   error = error ? error : r;
-  free_disk (d);
+  /* What the store says of the file must be the last that happens to it. */
+  s = dirty_begin_change (d->dirty);
   r = blk_close (node);
+  dirty_end_change (s);
+  error = error ? error : r;
+  r = disk_store_close (d, error == 0);
+  free_disk (d);
   return error ? error : r;
 }
 
@@ -381,6 +399,15 @@ disk_update_size (struct disk *d)
   gate_open (&d->gate);
   assert (r == 0);              /* it has nothing to allocate */
   atomic_store_explicit (&d->blk.size, size, memory_order_release);
+}
+
+void
+disk_abandon (struct disk *d)
+{
+  blk_close (d->node);
+  if (d->store)
+    store_abandon (d->store);
+  free_disk (d);
 }
 
 const char *
@@ -455,14 +482,20 @@ disk_default_granularity (const struct disk *d)
 
 int
 disk_bitmap_add (struct disk *d, const char *name, uint64_t granularity,
-                 bool is_disabled, struct error *err)
+                 unsigned flags, struct error *err)
 {
-  int ret;
+  int ret = 0;
 
   if (granularity == 0)
     granularity = disk_default_granularity (d);
+  if (flags & DIRTY_IS_PERSISTENT)
+    ret = disk_make_store (d, err);
+  if (ret < 0) {
+    error_prefix (err, "Bitmap '%.40s' cannot be persistent", name);
+    return ret;
+  }
   gate_close (&d->gate);
-  ret = dirty_add (d->dirty, name, granularity, is_disabled, err);
+  ret = dirty_add (d->dirty, name, granularity, flags, err);
   gate_open (&d->gate);
   return ret;
 }

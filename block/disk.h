@@ -14,6 +14,7 @@
 #include "dirty.h"
 #include "error.h"
 #include "gate.h"
+#include "store-io.h"
 
 #define DISK_NAME_MAX 255
 
@@ -29,6 +30,14 @@ struct disk_options {
   const char *scratch_dir;      /* NULL = cbw.h's default */
   uint64_t scratch_limit;
   enum cbw_on_error on_scratch_error;
+  /* Where persistent bitmaps are kept: NULL = with disk_open FILE.tidemark, if
+   * file is a regular one; "" = nowhere.  Made with the first of them.
+   */
+  const char *store;
+  /* For tests. */
+  const struct store_io *store_io;
+  uint64_t store_region_size;
+  uint64_t store_max_active;
 };
 
 int disk_open (const struct disk_options *options, struct disk **ret,
@@ -40,6 +49,11 @@ int disk_new (struct blk *node, const struct disk_options *options,
               struct disk **ret, struct error *err);
 /* No session holds it, no I/O is in progress.  Flushes.  0 or -errno. */
 int disk_close (struct disk *disk);
+/* The background work of its store: start (after any fork), and stop. */
+int disk_start (struct disk *disk);
+void disk_stop (struct disk *disk);
+/* Close it as if the process had died: for tests. */
+void disk_abandon (struct disk *disk);
 
 /* The node below may have another size, for it was used by itself meanwhile:
  * follow it.  The disk has no bitmaps and is not in use.
@@ -77,10 +91,11 @@ struct blk *disk_node (struct disk *disk);
 uint64_t disk_default_granularity (const struct disk *disk);
 
 /* The six bitmap commands: dirty.h's functions with the gate closed around
- * them.  granularity 0 = disk_default_granularity.  Any thread.
+ * them.  granularity 0 = disk_default_granularity; flags: DIRTY_IS_*; a
+ * persistent one makes the store if need be.  Any thread.
  */
 int disk_bitmap_add (struct disk *disk, const char *name,
-                     uint64_t granularity, bool is_disabled,
+                     uint64_t granularity, unsigned flags,
                      struct error *err);
 int disk_bitmap_remove (struct disk *disk, const char *name,
                         struct error *err);
@@ -93,6 +108,34 @@ int disk_bitmap_disable (struct disk *disk, const char *name,
 int disk_bitmap_merge (struct disk *disk, const char *target,
                        struct dirty_bitmap *const *sources,
                        size_t nr_sources, struct error *err);
+
+/* Persistent bitmaps.  disk_make_store: there is a store that works, or an
+ * image that keeps bitmaps; else -errno, and why.  disk_store: NULL = none
+ * (yet).
+ */
+int disk_make_store (struct disk *disk, struct error *err);
+struct store *disk_store (struct disk *disk);
+/* Would a persistent bitmap be one just now?  [gate closed] */
+bool disk_can_persist (struct disk *disk);
+/* Can the disk have a store at all? */
+bool disk_can_have_store (const struct disk *disk);
+/* Why an earlier store of the disk is of no use, in words; "" if there is no
+ * such thing to say.
+ */
+const char *disk_store_problem (const struct disk *disk);
+
+/* The bitmap called name, which is to be there from the start: one that is
+ * there already, or a new one, which is inconsistent if a store that may have
+ * had it is of no use.
+ */
+int disk_bitmap_ensure (struct disk *disk, const char *name,
+                        uint64_t granularity, unsigned flags,
+                        struct error *err);
+
+/* Change the size.  Refused with -EBUSY while a view or a frozen bitmap holds
+ * the disk; nothing has changed then.  Clients see it when they connect anew.
+ */
+int disk_resize (struct disk *disk, uint64_t size, struct error *err);
 
 /* For sessions and jobs. */
 struct gate *disk_gate (struct disk *disk);

@@ -43,13 +43,15 @@ choose_mode (struct session_disk *sd, const struct dirty_info *info,
 {
   char id[POINT_ID_STRING_SIZE];
   const char *name = sd->bitmap_name;
+  const char *problem = disk_store_problem (sd->disk);
   enum session_mode asked = sd->mode;
 
   sd->mode = SESSION_FULL;
   if (asked == SESSION_FULL)
     snprintf (sd->why, sizeof sd->why, "asked for");
   else if (!info)
-    snprintf (sd->why, sizeof sd->why, "no bitmap '%.100s'", name);
+    snprintf (sd->why, sizeof sd->why, *problem ? "no bitmap '%.30s': %.110s" :
+              "no bitmap '%.100s'%s", name, problem);
   else if (info->state == DIRTY_INCONSISTENT)
     snprintf (sd->why, sizeof sd->why, "bitmap '%.30s' is inconsistent: %.90s",
               name, info->reason);
@@ -85,6 +87,7 @@ prepare_bitmap (struct session_disk *sd, const struct dirty_info *info,
   struct dirty *dirty = disk_dirty (sd->disk);
   const char *name = sd->bitmap_name;
   uint64_t granularity = disk_default_granularity (sd->disk);
+  unsigned flags = disk_can_persist (sd->disk) ? DIRTY_IS_PERSISTENT : 0;
   int ret = 0;
 
   if (info && info->state == DIRTY_DISABLED) {
@@ -96,11 +99,11 @@ prepare_bitmap (struct session_disk *sd, const struct dirty_info *info,
     granularity = info->granularity;
     ret = dirty_remove (dirty, name, err);
     if (ret == 0)
-      ret = dirty_add (dirty, name, granularity, false, err);
+      ret = dirty_add (dirty, name, granularity, flags, err);
     hold->change = BITMAP_REPLACED;
   }
   else if (!info) {
-    ret = dirty_add (dirty, name, granularity, false, err);
+    ret = dirty_add (dirty, name, granularity, flags, err);
     hold->change = BITMAP_CREATED;
   }
   if (ret < 0)
@@ -220,6 +223,49 @@ hold_all (struct session *s, const struct session_request *request,
   return 0;
 }
 
+/* Durable before anybody is told.  A store that fails says so in its bitmaps,
+ * and the next backup is a full one.
+ */
+static void
+commit_all (struct session *s)
+{
+  for (size_t i = 0; i < s->nr_disks; i++)
+    dirty_commit (disk_dirty (s->disks[i].disk));
+}
+
+/* What takes time and would else be done with the gates closed.  What fails
+ * here fails there again, if it matters.
+ */
+static void
+prepare (struct session *s)
+{
+  struct dirty_bitmap *bm;
+
+  for (size_t i = 0; i < s->nr_disks; i++) {
+    struct session_disk *sd = &s->disks[i];
+
+    if (sd->mode == SESSION_COPY)
+      continue;
+    bm = dirty_find (disk_dirty (sd->disk), sd->bitmap_name);
+    if (bm)
+      dirty_prepare_freeze (disk_dirty (sd->disk), bm);
+    else if (disk_can_have_store (sd->disk))
+      disk_make_store (sd->disk, NULL);
+    dirty_unref (bm);
+  }
+}
+
+/* The views have been made for disks of this size. */
+static int
+check_sizes (const struct session *s, struct error *err)
+{
+  for (size_t i = 0; i < s->nr_disks; i++)
+    if (s->disks[i].size != disk_size (s->disks[i].disk))
+      return error_set (err, EAGAIN, "disk '%.100s' has just been resized",
+                        disk_name (s->disks[i].disk));
+  return 0;
+}
+
 /* I5: with all gates closed nothing is half done, on no disk. */
 int
 session_take_point (struct session *s, const struct session_request *request,
@@ -227,10 +273,15 @@ session_take_point (struct session *s, const struct session_request *request,
 {
   int ret;
 
+  prepare (s);
   close_gates (s);
   s->time = (int64_t) time (NULL);
-  ret = hold_all (s, request, err);
+  ret = check_sizes (s, err);
+  if (ret == 0)
+    ret = hold_all (s, request, err);
   open_gates (s);
+  if (ret < 0)
+    commit_all (s);
   return ret;
 }
 
@@ -273,6 +324,7 @@ session_release_point (struct session *s, bool is_success, struct error *err)
       dirty_drop (disk_dirty (sd->disk), sd->bitmap, &s->id);
   }
   open_gates (s);
+  commit_all (s);
   for (size_t i = 0; i < s->nr_disks; i++)
     cbw_view_discard (s->disks[i].view);
   return ret;

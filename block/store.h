@@ -49,7 +49,7 @@ struct store_options {
   struct store_identity identity;       /* of the disk as it is now */
   uint64_t region_size;         /* power of two; 0 = default; of a new store */
   uint64_t max_active;          /* regions; 0 = default */
-  bool has_no_thread;           /* nothing is retired but by store_retire */
+  bool must_exist;              /* -ENOENT rather than make it */
 };
 
 /* A bitmap as the table has it. */
@@ -78,8 +78,8 @@ struct store_entry {
 int store_open (const struct store_options *options, struct store **ret,
                 struct error *err);
 
-/* What was found, valid until store_commit.  Each array is referenced; the
- * caller takes over those references (store_forget_entries).
+/* What was found, until store_forget_entries.  The caller takes over the
+ * arrays of the entries.
  */
 const struct store_entry *store_entries (const struct store *s,
                                          size_t *ret_nr);
@@ -89,10 +89,17 @@ void store_forget_entries (struct store *s);
  * thing to say.
  */
 const char *store_loss (const struct store *s);
+const char *store_path (const struct store *s);
+
+/* Start the thread that retires regions now and then (after any fork), stop it.
+ * Without it that is done only when there is no room, or by store_retire.
+ */
+int store_start (struct store *s);
+void store_stop (struct store *s);
 
 /* Everything to disk; the next open need not recover.  identity: of the disk
  * now that nothing will change it any more.  No writer is in progress.  The
- * store is gone, also on failure.
+ * store is gone, also on failure; its arrays may be freed later.
  */
 int store_close (struct store *s, const struct store_identity *identity);
 /* As if the process had died: for tests. */
@@ -102,22 +109,26 @@ void store_abandon (struct store *s);
 int store_array_new (struct store *s, uint64_t nr_bits,
                      struct store_array **ret);
 /* Its space is used again once the table does not refer to it either. */
-void store_array_free (struct store *s, struct store_array *a);
+void store_array_free (struct store_array *a);
 void *store_array_words (const struct store_array *a);
-int store_array_sync (struct store *s, struct store_array *a);
+int store_array_sync (struct store_array *a);
 
-/* Make the table what entries say, at once and durably.  The arrays are
- * borrowed.  One thread at a time.  On failure the store has failed.
+/* Make the table what entries say, at once and durably.  Arrays and strings
+ * are borrowed; the arrays' bits that nobody is just setting are on disk
+ * already.  Between store_claim and store_unclaim, which make one thread at a
+ * time.  On failure the store has failed.
  */
+void store_claim (struct store *s);
+void store_unclaim (struct store *s);
 int store_commit (struct store *s, const struct store_entry *entries,
                   size_t nr);
 
-/* The disk has, or gets, another size: the map of intents follows with the
- * next store_commit, the entries of which are of that size.  Until then, an
- * open of a disk of the old size finds the old table.  Nobody is inside the
- * gate.
+/* From the next store_commit on the disk is of disk_size bytes, or just now
+ * still (or again) of other_size, a smaller one; 0 = it is not.  Nobody is
+ * inside the gate, and store_intent has to be asked again.
  */
-int store_resize (struct store *s, uint64_t disk_size);
+int store_set_size (struct store *s, uint64_t disk_size,
+                    uint64_t other_size);
 
 /*---- Failure ----*/
 
@@ -127,6 +138,8 @@ int store_resize (struct store *s, uint64_t disk_size);
 bool store_has_failed (const struct store *s);
 /* In words; "" if it has not. */
 void store_failure (struct store *s, char ret[STORE_REASON_SIZE]);
+/* what could not be written, by the one with the claim. */
+void store_fail (struct store *s, const char *what, int error);
 /* Called once, from a thread of the store's, without locks, after the failure
  * has been recorded.  May close the gate.
  */
@@ -135,20 +148,15 @@ void store_on_failure (struct store *s, void (*function) (void *opaque),
 
 /*---- The write path ----*/
 
-/* The gate's word (gate.h) lives in the file, so that whoever opens the store
- * after a crash knows whether a write was in progress.
+/* A change of the disk begins, and has been made (or has failed); by the same
+ * thread.  Kept in the file's mapping: whoever opens the store after a crash of
+ * the process knows whether a change was in progress, and when the last one was
+ * made.
  */
-_Atomic uint32_t *store_gate_word (struct store *s);
-/* A change of the disk outside the gate begins, ends. */
 void store_change_begin (struct store *s);
 void store_change_end (struct store *s);
-/* A change of the disk has been made.  Before the gate is left. */
-void store_stamp (struct store *s);
 
-/* Before a change of [off, off+len), and after the bits have been set in
- * every recording array: durable bits or a durable intent.  0: go ahead (also
- * if the store has failed, which is recorded by then).
- */
+/* Which regions may have bits that the disk does not have: intent_mark. */
 struct intent *store_intent (struct store *s);
 
 /* One pass of the background work: write back arrays, retire idle regions, or

@@ -25,6 +25,7 @@ enum lock_rank {
   LOCK_RANK_GATE,               /* block: slow path of a gate */
   LOCK_RANK_CBW,                /* block: one view's claims and maps */
   LOCK_RANK_DIRTY,              /* block: list and states of bitmaps */
+  LOCK_RANK_STORE,              /* block: a store's intents and arrays */
   LOCK_RANK_FORMAT,             /* block: qcow2 metadata */
   LOCK_RANK_PROTOCOL,           /* block: blk-nbd, blk-file, blk-debug */
   LOCK_RANK_WORKERS,            /* common: a worker pool's queue */

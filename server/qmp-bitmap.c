@@ -29,6 +29,7 @@ cmd_add (struct qmp_call *call, json_t **ret, struct error *err)
   const char *node, *name;
   uint64_t granularity;
   struct disk *disk;
+  unsigned flags;
 
   if (qmp_args_check (call->args, NULL, table, err) < 0)
     return -EINVAL;
@@ -44,11 +45,11 @@ cmd_add (struct qmp_call *call, json_t **ret, struct error *err)
       (granularity < BITMAP_MIN_GRANULARITY || !is_power_of_2 (granularity)))
     return error_set (err, EINVAL,
                       "Granularity must be power of 2 and at least 512");
+  flags = qmp_args_bool (call->args, "disabled", false) ? DIRTY_IS_DISABLED
+    : 0;
   if (qmp_args_bool (call->args, "persistent", false))
-    return error_set (err, ENOTSUP, "Can't store persistent bitmaps to %s: "
-                      "this version keeps bitmaps in memory only", node);
-  return disk_bitmap_add (disk, name, granularity,
-                          qmp_args_bool (call->args, "disabled", false), err);
+    flags |= DIRTY_IS_PERSISTENT;
+  return disk_bitmap_add (disk, name, granularity, flags, err);
 }
 
 /* Those that take just a bitmap. */

@@ -26,6 +26,7 @@
 #include "log.h"
 #include "nbd-server.h"
 #include "qmp.h"
+#include "qmp-args.h"
 #include "range.h"
 #include "service.h"
 #include "size.h"
@@ -35,6 +36,7 @@ struct disk_spec {
   struct keyvals kv;            /* owns the strings of options */
   struct disk_options options;
   struct disk *disk;            /* once open */
+  struct service *service;
 };
 
 struct bitmap_spec {
@@ -42,6 +44,7 @@ struct bitmap_spec {
   char *name;
   uint64_t granularity;         /* 0 = default */
   bool is_disabled;
+  enum { PERSISTENT_AUTO, PERSISTENT_ON, PERSISTENT_OFF } persistent;
 };
 
 DEFINE_VECTOR (disk_spec_vector, struct disk_spec);
@@ -177,6 +180,12 @@ parse_disk_options (struct service *s, struct disk_spec *spec,
     return r;
   o->on_scratch_error = r == 1 ? CBW_BREAK_GUEST_WRITE : CBW_BREAK_BACKUP;
   o->scratch_dir = keyvals_get (kv, "scratch-dir");
+  o->store = keyvals_get (kv, "store");
+  if (o->store && *o->store == '\0')
+    return error_set (err, EINVAL, "%s: store=PATH is empty ('none' means no"
+                      " store)", what);
+  if (o->store && strcmp (o->store, "none") == 0)
+    o->store = "";
   if (limit == NULL)
     return 0;
   r = size_parse ("scratch-limit", limit, &o->scratch_limit, err);
@@ -190,7 +199,7 @@ service_add_disk (struct service *s, const char *text, struct error *err)
 {
   static const char *const keys[] = {
     "disk", "file", "format", "readonly", "backing", "scratch-dir",
-    "scratch-limit", "on-scratch-error", NULL
+    "scratch-limit", "on-scratch-error", "store", NULL
   };
   struct disk_spec spec = { .disk = NULL };
   int r;
@@ -248,6 +257,7 @@ parse_bitmap (struct service *s, const struct keyvals *kv,
               struct bitmap_spec *spec, struct error *err)
 {
   static const char *const off_on[2] = { "off", "on" };
+  static const char *const on_off[2] = { "on", "off" };
   const char *text = keyvals_get (kv, "bitmap");
   const char *granularity = keyvals_get (kv, "granularity");
   char what[100];
@@ -261,6 +271,12 @@ parse_bitmap (struct service *s, const struct keyvals *kv,
   if (r < 0)
     return r;
   spec->is_disabled = r == 1;
+  if (keyvals_get (kv, "persistent")) {
+    r = parse_choice (kv, what, "persistent", on_off, 0, err);
+    if (r < 0)
+      return r;
+    spec->persistent = r == 0 ? PERSISTENT_ON : PERSISTENT_OFF;
+  }
   if (granularity == NULL)
     return 0;
   r = size_parse ("granularity", granularity, &spec->granularity, err);
@@ -278,7 +294,7 @@ int
 service_add_bitmap (struct service *s, const char *text, struct error *err)
 {
   static const char *const keys[] =
-    { "bitmap", "granularity", "disabled", NULL };
+    { "bitmap", "granularity", "disabled", "persistent", NULL };
   struct bitmap_spec spec = { .disk = NULL };
   struct keyvals kv;
   int r;
@@ -342,6 +358,71 @@ service_has_listeners (const struct service *s)
     listeners_has (s->listeners, SERVICE_CONTROL);
 }
 
+/* dirty_inconsistent_function: tell whoever listens. */
+static void
+bitmap_inconsistent (void *opaque, const char *name, const char *reason)
+{
+  struct disk_spec *spec = opaque;
+  json_t *data;
+
+  log_warning ("disk '%s': bitmap '%s' is inconsistent: %s",
+               spec->options.name, name, reason);
+  if (spec->service->qmp == NULL)
+    return;
+  data = json_pack ("{sssoso}", "node", spec->options.name, "bitmap",
+                    qmp_text (name), "reason", qmp_text (reason));
+  if (data)
+    qmp_event (spec->service->qmp, "BITMAP_INCONSISTENT", data);
+  json_decref (data);
+}
+
+static int
+open_disk (struct service *s, struct disk_spec *spec, struct error *err)
+{
+  struct disk_options options = spec->options;
+  int r;
+
+  if (options.scratch_dir == NULL)
+    options.scratch_dir = s->scratch_dir;
+  if (options.scratch_limit == 0)
+    options.scratch_limit = s->scratch_limit;
+  spec->service = s;
+  r = disk_open (&options, &spec->disk, err);
+  if (r < 0) {
+    error_prefix (err, "disk '%.64s'", options.name);
+    return r;
+  }
+  dirty_on_inconsistent (disk_dirty (spec->disk), bitmap_inconsistent, spec);
+  if (nodes_add_fixed (s->nodes, spec->disk) < 0)
+    return error_set_errno (err, ENOMEM, "disk '%.64s'", options.name);
+  log_info ("disk '%s': %s, %" PRIu64 " bytes", options.name, options.file,
+            disk_size (spec->disk));
+  return 0;
+}
+
+/* Persistent unless it is told, or cannot be. */
+static int
+open_bitmap (struct disk *disk, const struct bitmap_spec *spec,
+             struct error *err)
+{
+  unsigned flags = spec->is_disabled ? DIRTY_IS_DISABLED : 0;
+  struct error why = ERROR_INIT;
+  int r;
+
+  if (spec->persistent != PERSISTENT_OFF) {
+    r = disk_make_store (disk, &why);
+    if (r == 0 || *disk_store_problem (disk))
+      flags |= DIRTY_IS_PERSISTENT;
+    else if (spec->persistent == PERSISTENT_ON)
+      return error_set (err, -r, "bitmap '%.64s' cannot be persistent: %.120s",
+                        spec->name, why.msg);
+    else
+      log_warning ("disk '%s': bitmap '%s' is kept in memory only: %s",
+                   disk_name (disk), spec->name, why.msg);
+  }
+  return disk_bitmap_ensure (disk, spec->name, spec->granularity, flags, err);
+}
+
 int
 service_open (struct service *s, struct error *err)
 {
@@ -349,28 +430,14 @@ service_open (struct service *s, struct error *err)
   int r;
 
   for (i = 0; i < s->disks.len; i++) {
-    struct disk_spec *spec = &s->disks.ptr[i];
-    struct disk_options options = spec->options;
-
-    if (options.scratch_dir == NULL)
-      options.scratch_dir = s->scratch_dir;
-    if (options.scratch_limit == 0)
-      options.scratch_limit = s->scratch_limit;
-    r = disk_open (&options, &spec->disk, err);
-    if (r < 0) {
-      error_prefix (err, "disk '%.64s'", options.name);
+    r = open_disk (s, &s->disks.ptr[i], err);
+    if (r < 0)
       return r;
-    }
-    if (nodes_add_fixed (s->nodes, spec->disk) < 0)
-      return error_set_errno (err, ENOMEM, "disk '%.64s'", options.name);
-    log_info ("disk '%s': %s, %" PRIu64 " bytes", options.name, options.file,
-              disk_size (spec->disk));
   }
   for (i = 0; i < s->bitmaps.len; i++) {
     const struct bitmap_spec *spec = &s->bitmaps.ptr[i];
 
-    r = disk_bitmap_add (find_spec (s, spec->disk)->disk, spec->name,
-                         spec->granularity, spec->is_disabled, err);
+    r = open_bitmap (find_spec (s, spec->disk)->disk, spec, err);
     if (r < 0) {
       error_prefix (err, "disk '%.64s'", spec->disk);
       return r;
@@ -534,6 +601,32 @@ start_qmp_server (struct service *s, struct error *err)
   return r;
 }
 
+static int
+start_disks (struct service *s, struct error *err)
+{
+  size_t i;
+  int r;
+
+  for (i = 0; i < s->disks.len; i++) {
+    r = disk_start (s->disks.ptr[i].disk);
+    if (r < 0)
+      return error_set_errno (err, -r, "disk '%.64s'",
+                              s->disks.ptr[i].options.name);
+  }
+  return 0;
+}
+
+/* No more events come from them. */
+static void
+stop_disks (struct service *s)
+{
+  size_t i;
+
+  for (i = 0; i < s->disks.len; i++)
+    if (s->disks.ptr[i].disk)
+      disk_stop (s->disks.ptr[i].disk);
+}
+
 int
 service_start (struct service *s, struct error *err)
 {
@@ -544,7 +637,9 @@ service_start (struct service *s, struct error *err)
   };
   int r;
 
-  r = add_live_exports (s, err);
+  r = start_disks (s, err);
+  if (r == 0)
+    r = add_live_exports (s, err);
   if (r == 0 && listeners_has (s->listeners, SERVICE_CONTROL))
     r = start_qmp_server (s, err);
   if (r < 0)
@@ -602,6 +697,7 @@ service_free (struct service *s)
   block_exports_free (s->block_exports);
   nbd_server_free (s->backup_server);
   nbd_server_free (s->live_server);
+  stop_disks (s);
   qmp_server_free (s->qmp);
   ret = nodes_free (s->nodes);
   r = close_disks (s);

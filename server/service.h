@@ -23,12 +23,14 @@ int service_new (struct service **ret);
 
 /* "NAME,file=PATH[,format=raw|qcow2][,readonly=on|off][,backing=allow|deny]
  * [,scratch-dir=DIR][,scratch-limit=SIZE]
- * [,on-scratch-error=break-backup|break-guest-write]".
+ * [,on-scratch-error=break-backup|break-guest-write][,store=PATH|none]".
  * Checked here, opened by service_open.
  */
 int service_add_disk (struct service *s, const char *spec,
                       struct error *err);
-/* "DISK/NAME[,granularity=SIZE][,disabled=on|off]" of a disk given before. */
+/* "DISK/NAME[,granularity=SIZE][,disabled=on|off][,persistent=on|off]" of a
+ * disk given before.
+ */
 int service_add_bitmap (struct service *s, const char *spec,
                         struct error *err);
 /* Options for all disks that do not set their own. */

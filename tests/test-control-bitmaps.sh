@@ -48,7 +48,7 @@ with Tidemarkd(tmp, "--disk", "vda,file=%s/vda.raw" % tmp,
 
     check_equal(d.bitmaps(q)["first"], {
         "name": "first", "count": 0, "granularity": 32 * K,
-        "recording": True, "busy": False, "persistent": False,
+        "recording": True, "busy": False, "persistent": True,
         "status": "active"}, "a new bitmap")
     check_equal(d.bitmaps(q)["off"]["recording"], False, "recording")
     check_equal(d.bitmaps(q)["off"]["status"], "disabled", "status")

@@ -58,8 +58,6 @@ table = [
      "Invalid parameter type for 'disabled', expected: boolean"),
     (ADD, b(persistent=1),
      "Invalid parameter type for 'persistent', expected: boolean"),
-    (ADD, b(persistent=True), "Can't store persistent bitmaps to vda: "
-     "this version keeps bitmaps in memory only"),
     (ADD, b(x=1), "Parameter 'x' is unexpected"),
     (ADD, b(node="no"), "Cannot find device='no' nor node-name='no'"),
     (ADD, b(name=""), "Bitmap name cannot be empty"),

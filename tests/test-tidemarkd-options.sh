@@ -103,7 +103,8 @@ bad 2 "granularity" "${A[@]}" --bitmap a/b,granularity=-1
 bad 2 "granularity" "${A[@]}" --bitmap a/b,granularity=64q
 bad 2 "bitmap 'a/b': disabled=maybe: must be 'off' or 'on'" \
     "${A[@]}" --bitmap a/b,disabled=maybe
-bad 2 "persistent" "${A[@]}" --bitmap a/b,persistent=on
+bad 2 "persistent=maybe: must be 'on' or 'off'" "${A[@]}" \
+    --bitmap a/b,persistent=maybe
 
 # Addresses.
 bad 2 "live address" "${A[@]}" --listen ""

@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* How the bitmaps of a disk persist: what of them is in its store, and when.
+ *
+ * I1, I6 (part): a state that lets bits go to another array than before is in
+ *     the store's table before anything is recorded there (dirty_freeze commits
+ *     with the gate closed); one that forgets an array is committed once what
+ *     takes its place is on disk (commit_claimed).
+ *
+ * Commits come from the gate's closer, and after a session's end from its
+ * thread with the gate open: the store's claim puts them in order, and each
+ * takes the states as they are once it has the claim.
+ */
+#include "config.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cleanup.h"
+#include "dirty-private.h"
+
+/* Takes ownership of array. */
+static int
+bits_over (uint64_t size, uint64_t granularity, struct store_array *array,
+           struct bits **ret)
+{
+  struct bits *bits = calloc (1, sizeof *bits);
+  int r;
+
+  if (bits == NULL) {
+    store_array_free (array);
+    return -ENOMEM;
+  }
+  r = array ? bitmap_new_at (size, granularity, store_array_words (array),
+                             &bits->bitmap)
+    : bitmap_new (size, granularity, &bits->bitmap);
+  if (r < 0) {
+    store_array_free (array);
+    free (bits);
+    return r;
+  }
+  bits->array = array;
+  atomic_init (&bits->refs, 1);
+  *ret = bits;
+  return 0;
+}
+
+int
+dirty_bits_new (struct dirty *d, uint64_t size, uint64_t granularity,
+                bool is_persistent, struct bits **ret)
+{
+  struct store_array *array = NULL;
+  int r = 0;
+
+  if (is_persistent && dirty_can_persist (d))
+    r = store_array_new (d->store, div_round_up (size, granularity), &array);
+  return r < 0 ? r : bits_over (size, granularity, array, ret);
+}
+
+/*---- Commit ----*/
+
+/* The set as it is at one moment. */
+struct snapshot {
+  struct store_entry entries[DIRTY_MAX_BITMAPS];
+  struct bits *bits[2 * DIRTY_MAX_BITMAPS];     /* references */
+  size_t nr, nr_bits;
+};
+
+static struct store_array *
+take_bits (struct snapshot *snap, struct bits *bits)
+{
+  if (bits == NULL || bits->array == NULL)
+    return NULL;
+  snap->bits[snap->nr_bits++] = dirty_bits_ref (bits);
+  return bits->array;
+}
+
+static enum store_state
+stored_state (const struct dirty_bitmap *bm)
+{
+  switch (bm->state) {
+  case DIRTY_RECORDING: return STORE_RECORDING;
+  case DIRTY_DISABLED: return STORE_DISABLED;
+  case DIRTY_FROZEN:
+    return bm->was_recording ? STORE_RECORDING : STORE_DISABLED;
+  case DIRTY_INCONSISTENT: return STORE_INCONSISTENT;
+  }
+  return STORE_INCONSISTENT;
+}
+
+static int
+take_entry_locked (struct snapshot *snap, const struct dirty_bitmap *bm)
+{
+  struct store_entry *entry = &snap->entries[snap->nr++];
+
+  dirty_assert_state (bm);
+  entry->name = strdup (bm->name);
+  if (entry->name == NULL)
+    return -ENOMEM;
+  entry->granularity = bm->granularity;
+  /* One that a store has no place for can only be reported missing. */
+  entry->state = bm->bits->array ? stored_state (bm) : STORE_INCONSISTENT;
+  entry->base = bm->base;
+  entry->over_estimate = bm->over_estimate;
+  memcpy (entry->reason, bm->reason, sizeof entry->reason);
+  if (entry->state == STORE_INCONSISTENT)
+    return 0;
+  entry->bits = take_bits (snap, bm->bits);
+  entry->successor = take_bits (snap, bm->successor);
+  return 0;
+}
+
+static int
+take_snapshot (struct dirty *d, struct snapshot *snap)
+{
+  size_t i;
+  int r = 0;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
+
+  for (i = 0; i < d->bitmaps.len && r == 0; i++)
+    if (d->bitmaps.ptr[i]->is_persistent)
+      r = take_entry_locked (snap, d->bitmaps.ptr[i]);
+  return r;
+}
+
+static void
+release_snapshot (struct snapshot *snap)
+{
+  size_t i;
+
+  for (i = 0; i < snap->nr; i++)
+    free (snap->entries[i].name);
+  for (i = 0; i < snap->nr_bits; i++)
+    dirty_bits_unref (snap->bits[i]);
+  free (snap);
+}
+
+static int
+commit_claimed (struct dirty *d, struct snapshot *snap)
+{
+  size_t i;
+  int r = take_snapshot (d, snap);
+
+  for (i = 0; i < snap->nr_bits && r == 0; i++)
+    if (atomic_exchange (&snap->bits[i]->needs_sync, false))
+      r = store_array_sync (snap->bits[i]->array);
+  if (r < 0) {
+    store_fail (d->store, "the bits", r);
+    return r;
+  }
+  return store_commit (d->store, snap->entries, snap->nr);
+}
+
+int
+dirty_commit (struct dirty *d)
+{
+  struct snapshot *snap;
+  int r;
+
+  if (!dirty_can_persist (d))
+    return 0;
+  snap = calloc (1, sizeof *snap);
+  store_claim (d->store);
+  if (snap)
+    r = commit_claimed (d, snap);
+  else
+    store_fail (d->store, "the table", r = -ENOMEM);
+  store_unclaim (d->store);
+  if (snap)
+    release_snapshot (snap);
+  return r;
+}
+
+int
+dirty_commit_err (struct dirty *d, struct error *err)
+{
+  int r = dirty_commit (d);
+
+  return r < 0 ? error_set_errno (err, -r, "store '%.100s': cannot write",
+                                  store_path (d->store)) : 0;
+}
+
+/*---- Attaching ----*/
+
+/* A bitmap from the store, with its array. */
+static int
+load_entry (struct dirty *d, const struct store_entry *entry)
+{
+  struct dirty_bitmap *bm = dirty_object_new (d, entry->name,
+                                              entry->granularity);
+  int r;
+
+  if (bm == NULL) {
+    store_array_free (entry->bits);
+    return -ENOMEM;
+  }
+  r = bits_over (d->size, entry->granularity, entry->bits, &bm->bits);
+  if (r < 0) {
+    dirty_unref (bm);
+    return r;
+  }
+  bm->state = entry->state == STORE_RECORDING ? DIRTY_RECORDING
+    : entry->state == STORE_DISABLED ? DIRTY_DISABLED : DIRTY_INCONSISTENT;
+  bm->is_persistent = true;
+  bm->base = entry->base;
+  bm->over_estimate = entry->over_estimate;
+  if (bm->state == DIRTY_INCONSISTENT)
+    snprintf (bm->reason, sizeof bm->reason, "%s",
+              entry->reason[0] ? entry->reason : "it was so in the store");
+  lock_acquire (&d->lock);
+  r = dirty_insert_locked (d, bm, NULL);
+  lock_release (&d->lock);
+  if (r < 0)
+    dirty_unref (bm);
+  /* One of that name that is in memory only stays. */
+  return r == -EEXIST ? 0 : r;
+}
+
+/* The store has failed: say so in every state that it concerns. */
+static void
+store_failed (void *opaque)
+{
+  struct dirty *d = opaque;
+  struct dirty_info *infos;
+  struct dirty_bitmap *bm;
+  char reason[STORE_REASON_SIZE];
+  size_t i, nr;
+
+  store_failure (d->store, reason);
+  gate_close (d->gate);
+  lock_acquire (&d->lock);
+  for (i = 0; i < d->bitmaps.len; i++) {
+    bm = d->bitmaps.ptr[i];
+    if (!bm->is_persistent || bm->state == DIRTY_FROZEN
+        || bm->state == DIRTY_INCONSISTENT)
+      continue;
+    bm->state = DIRTY_INCONSISTENT;
+    dirty_loss_locked (bm, bm->reason);
+  }
+  dirty_publish_locked (d);
+  lock_release (&d->lock);
+  gate_open (d->gate);
+
+  if (d->on_inconsistent == NULL || dirty_list (d, &infos, &nr) < 0)
+    return;
+  for (i = 0; i < nr; i++)
+    if (infos[i].is_persistent)
+      d->on_inconsistent (d->opaque, infos[i].name, reason);
+  dirty_infos_free (infos, nr);
+}
+
+void
+dirty_loss_locked (const struct dirty_bitmap *bm, char ret[STORE_REASON_SIZE])
+{
+  char failure[STORE_REASON_SIZE];
+
+  ret[0] = '\0';
+  if (!bm->is_persistent || !bm->set->store
+      || !store_has_failed (bm->set->store))
+    return;
+  store_failure (bm->set->store, failure);
+  snprintf (ret, STORE_REASON_SIZE, "the store failed: %.100s", failure);
+}
+
+/* Those of the store that are inconsistent, or those that are not. */
+static int
+load_entries (struct dirty *d, bool is_inconsistent)
+{
+  const struct store_entry *entries;
+  size_t nr, i;
+  int r = 0, error;
+
+  entries = store_entries (d->store, &nr);
+  for (i = 0; i < nr; i++) {
+    if ((entries[i].state == STORE_INCONSISTENT) != is_inconsistent)
+      continue;
+    error = load_entry (d, &entries[i]);
+    if (error < 0)
+      r = error;
+  }
+  return r;
+}
+
+/* Give a persistent bitmap that has been in memory a place in the store. */
+static int
+move_to_store (struct dirty *d, struct dirty_bitmap *bm)
+{
+  struct bits *bits, *old;
+  int r;
+
+  if (!bm->is_persistent || bm->bits->array || bm->state == DIRTY_INCONSISTENT)
+    return 0;
+  assert (bm->state != DIRTY_FROZEN);
+  r = dirty_bits_new (d, d->size, bm->granularity, true, &bits);
+  if (r < 0)
+    return r;
+  bitmap_merge (bits->bitmap, bm->bits->bitmap);
+  atomic_store (&bits->needs_sync, true);
+  lock_acquire (&d->lock);
+  old = bm->bits;
+  bm->bits = bits;
+  lock_release (&d->lock);
+  dirty_bits_unref (old);
+  return 0;
+}
+
+int
+dirty_attach_store (struct dirty *d, struct store *s)
+{
+  size_t i;
+  int r = 0;
+
+  assert (gate_is_closed (d->gate) && d->store == NULL);
+  lock_acquire (&d->lock);
+  d->store = s;
+  lock_release (&d->lock);
+  for (i = 0; i < d->bitmaps.len && r == 0; i++)
+    r = move_to_store (d, d->bitmaps.ptr[i]);
+  if (r == 0)
+    r = load_entries (d, false);
+  lock_acquire (&d->lock);
+  dirty_publish_locked (d);
+  lock_release (&d->lock);
+  store_on_failure (s, store_failed, d);
+  return r;
+}
+
+int
+dirty_attach_rest (struct dirty *d)
+{
+  int r = load_entries (d, true);
+
+  store_forget_entries (d->store);
+  return r < 0 ? r : dirty_commit (d);
+}
+
+struct store *
+dirty_begin_change (struct dirty *d)
+{
+  struct store *s = atomic_load (&d->live);
+
+  if (s)
+    store_change_begin (s);
+  return s;
+}
+
+void
+dirty_end_change (struct store *s)
+{
+  if (s)
+    store_change_end (s);
+}
+
+bool
+dirty_can_persist (struct dirty *d)
+{
+  return d->store && !store_has_failed (d->store);
+}
+
+uint64_t
+dirty_size (const struct dirty *d)
+{
+  return d->size;
+}
+
+struct store *
+dirty_store (struct dirty *d)
+{
+  return d->store;
+}
+
+void
+dirty_on_inconsistent (struct dirty *d, dirty_inconsistent_function function,
+                       void *opaque)
+{
+  d->on_inconsistent = function;
+  d->opaque = opaque;
+}

@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The store of a disk: where it is, when it is made, what becomes of a disk
+ * whose store is of no use.
+ *
+ * The store never makes a disk unusable, except that it must not be used by
+ * two at once: then the disk is not opened.  For any other trouble the disk is
+ * served without it; bitmaps that it may have had are INCONSISTENT, and why is
+ * said.
+ *
+ * Order of opening: the store's bitmaps that can be trusted, then those of the
+ * image (whose flagging changes the file), then those that cannot be trusted.
+ * The file's identity is taken before the first of these that changes the
+ * file, and after the last.
+ *
+ * Called by whoever opens, closes or administers the disk; the functions that
+ * change anything close the gate.
+ */
+#include "config.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "disk-private.h"
+#include "image-bitmaps.h"
+#include "log.h"
+#include "qcow2-bitmap.h"
+
+#define NSEC_PER_SEC INT64_C (1000000000)
+
+/* Of a regular file; anything else has nothing that would tell. */
+static void
+get_identity (const struct disk *d, struct store_identity *ret)
+{
+  struct statx st;
+
+  memset (ret, 0, sizeof *ret);
+  if (d->path == NULL
+      || statx (AT_FDCWD, d->path, 0, STATX_BASIC_STATS | STATX_BTIME, &st) < 0
+      || !S_ISREG (st.stx_mode))
+    return;
+  ret->inode = st.stx_ino;
+  ret->mtime_ns = st.stx_mtime.tv_sec * NSEC_PER_SEC + st.stx_mtime.tv_nsec;
+  ret->file_size = st.stx_size;
+  if (st.stx_mask & STATX_BTIME)
+    ret->birth_ns = st.stx_btime.tv_sec * NSEC_PER_SEC
+      + st.stx_btime.tv_nsec;
+}
+
+/* A daemon leaves the directory that relative names refer to. */
+static char *
+absolute_path (const char *path)
+{
+  char *ret, *cwd;
+
+  if (path[0] == '/')
+    return strdup (path);
+  cwd = getcwd (NULL, 0);
+  if (cwd == NULL || asprintf (&ret, "%s/%s", cwd, path) < 0)
+    ret = NULL;
+  free (cwd);
+  return ret;
+}
+
+static int
+choose_store_path (struct disk *d, const char *store)
+{
+  if (store && *store == '\0')
+    return 0;
+  if (store)
+    d->store_path = absolute_path (store);
+  else if (d->path == NULL)
+    return 0;
+  else if (asprintf (&d->store_path, "%s.tidemark", d->path) < 0)
+    d->store_path = NULL;
+  return d->store_path ? 0 : -ENOMEM;
+}
+
+int
+disk_store_configure (struct disk *d, const struct disk_options *options,
+                      const char *file)
+{
+  struct stat st;
+
+  d->store_options = (struct store_options) {
+    .io = options->store_io,
+    .region_size = options->store_region_size,
+    .max_active = options->store_max_active,
+  };
+  if (blk_is_read_only (d->node))
+    return 0;
+  if (file && stat (file, &st) == 0 && S_ISREG (st.st_mode)) {
+    d->path = realpath (file, NULL);
+    if (d->path == NULL)
+      return -errno;
+  }
+  return choose_store_path (d, options->store);
+}
+
+void
+disk_store_fini (struct disk *d)
+{
+  free (d->store_path);
+  free (d->path);
+}
+
+static int
+open_store (struct disk *d, const struct store_identity *identity,
+            bool must_exist, struct store **ret, struct error *err)
+{
+  struct store_options options = d->store_options;
+
+  options.path = d->store_path;
+  options.disk_size = disk_size (d);
+  options.identity = *identity;
+  options.must_exist = must_exist;
+  return store_open (&options, ret, err);
+}
+
+/* The one that is there.  0 also if there is none, or none of any use. */
+static int
+find_store (struct disk *d, const struct store_identity *identity,
+            struct error *err)
+{
+  struct error why = ERROR_INIT;
+  struct store *s;
+  int r = open_store (d, identity, true, &s, &why);
+
+  if (r == -EBUSY || r == -ENOMEM) {
+    if (err)
+      *err = why;
+    return r;
+  }
+  if (r == -ENOENT)
+    return 0;
+  if (r < 0) {
+    log_error ("disk '%s': %s", d->name, why.msg);
+    memcpy (d->store_problem, why.msg, sizeof d->store_problem);
+    return 0;
+  }
+  d->store = s;
+  memcpy (d->store_problem, store_loss (s), STORE_REASON_SIZE);
+  r = dirty_attach_store (d->dirty, s);
+  return r < 0 ? error_set_errno (err, -r, "disk '%s': store", d->name) : 0;
+}
+
+/* The image's bitmaps are to survive a crash as well. */
+static void
+protect_image_bitmaps (struct disk *d)
+{
+  struct error err = ERROR_INIT;
+  struct dirty_info *infos;
+  bool is_needed = false;
+  size_t nr, i;
+
+  if (d->store || d->store_path == NULL || d->store_problem[0]
+      || dirty_list (d->dirty, &infos, &nr) < 0)
+    return;
+  for (i = 0; i < nr; i++)
+    is_needed |= infos[i].is_persistent
+      && infos[i].state != DIRTY_INCONSISTENT;
+  dirty_infos_free (infos, nr);
+  if (is_needed && disk_make_store (d, &err) < 0)
+    log_warning ("disk '%s': the bitmaps of the image do not survive a crash:"
+                 " %s", d->name, err.msg);
+}
+
+int
+disk_load_bitmaps (struct disk *d, struct error *err)
+{
+  struct store_identity identity;
+  int r = 0;
+
+  get_identity (d, &identity);
+  gate_close (&d->gate);
+  if (d->store_path)
+    r = find_store (d, &identity, err);
+  if (r == 0)
+    r = image_bitmaps_load (d->node, d->dirty, err);
+  if (r == 0 && d->store) {
+    r = dirty_attach_rest (d->dirty);
+    if (r < 0)
+      error_set_errno (err, -r, "disk '%s': store", d->name);
+  }
+  gate_open (&d->gate);
+  if (r == 0)
+    protect_image_bitmaps (d);
+  return r;
+}
+
+int
+disk_store_close (struct disk *d, bool is_clean)
+{
+  struct store_identity identity;
+
+  if (d->store == NULL)
+    return 0;
+  if (!is_clean) {
+    store_abandon (d->store);
+    return 0;
+  }
+  get_identity (d, &identity);
+  return store_close (d->store, &identity);
+}
+
+/*---- Making one ----*/
+
+bool
+disk_can_have_store (const struct disk *d)
+{
+  return d->store_path != NULL;
+}
+
+bool
+disk_can_persist (struct disk *d)
+{
+  if (d->store)
+    return dirty_can_persist (d->dirty);
+  return d->store_path == NULL && qcow2_can_hold_bitmaps (d->node)
+    && !blk_is_read_only (d->node);
+}
+
+static int
+attach_new_store (struct disk *d, struct error *err)
+{
+  struct store_identity identity;
+  struct store *s;
+  int r;
+
+  assert (gate_is_closed (&d->gate));
+  get_identity (d, &identity);
+  r = open_store (d, &identity, false, &s, err);
+  if (r < 0)
+    return r;
+  d->store = s;
+  r = dirty_attach_store (d->dirty, s);
+  if (r == 0)
+    r = dirty_attach_rest (d->dirty);
+  if (r == 0 && d->is_started)
+    r = store_start (s);
+  return r < 0 ? error_set_errno (err, -r, "disk '%s': store", d->name) : 0;
+}
+
+/* [gate closed] */
+static int
+make_store (struct disk *d, struct error *err)
+{
+  if (d->store)
+    return dirty_can_persist (d->dirty) ? 0 :
+      error_set (err, EIO, "store '%.100s' has failed", d->store_path);
+  if (d->store_path == NULL) {
+    if (qcow2_can_hold_bitmaps (d->node) && !blk_is_read_only (d->node))
+      return 0;
+    return error_set (err, ENOTSUP, "disk '%s' has no store%s", d->name,
+                      blk_is_read_only (d->node) ? ", it is read-only" :
+                      " (store=PATH gives it one)");
+  }
+  if (d->store_problem[0])
+    return error_set (err, EINVAL, "%s", d->store_problem);
+  return attach_new_store (d, err);
+}
+
+int
+disk_make_store (struct disk *d, struct error *err)
+{
+  int r;
+
+  gate_close (&d->gate);
+  r = make_store (d, err);
+  gate_open (&d->gate);
+  return r;
+}
+
+int
+disk_start (struct disk *d)
+{
+  int r;
+
+  gate_close (&d->gate);
+  d->is_started = true;
+  r = d->store ? store_start (d->store) : 0;
+  gate_open (&d->gate);
+  return r;
+}
+
+/* Not with the gate closed: the thread may be about to close it. */
+void
+disk_stop (struct disk *d)
+{
+  if (d->store)
+    store_stop (d->store);
+}
+
+struct store *
+disk_store (struct disk *d)
+{
+  return d->store;
+}
+
+const char *
+disk_store_problem (const struct disk *d)
+{
+  return d->store_problem;
+}
+
+/*---- Bitmaps that are to be there ----*/
+
+static bool
+is_there (struct disk *d, const char *name)
+{
+  struct dirty_bitmap *bm = dirty_find (d->dirty, name);
+
+  if (bm == NULL)
+    return false;
+  dirty_unref (bm);
+  return true;
+}
+
+int
+disk_bitmap_ensure (struct disk *d, const char *name, uint64_t granularity,
+                    unsigned flags, struct error *err)
+{
+  bool is_persistent;
+  int r;
+
+  if (is_there (d, name))
+    return 0;
+  if (d->store_problem[0] == '\0')
+    return disk_bitmap_add (d, name, granularity, flags, err);
+  if (granularity == 0)
+    granularity = disk_default_granularity (d);
+  is_persistent = (flags & DIRTY_IS_PERSISTENT)
+    && dirty_can_persist (d->dirty);
+  gate_close (&d->gate);
+  r = dirty_load (d->dirty, name, granularity, NULL, DIRTY_INCONSISTENT,
+                  d->store_problem, is_persistent, err);
+  gate_open (&d->gate);
+  return r;
+}
+
+/*---- Size ----*/
+
+/* Bitmaps and store say new_size; the disk may have old_size. */
+static int
+resize_bitmaps (struct disk *d, uint64_t new_size, uint64_t old_size)
+{
+  int r = 0;
+
+  if (d->store && dirty_can_persist (d->dirty))
+    r = store_set_size (d->store, new_size, old_size);
+  if (r == 0 && new_size != dirty_size (d->dirty))
+    r = dirty_resize (d->dirty, new_size);
+  return r < 0 ? r : dirty_commit (d->dirty);
+}
+
+/* In the file there is at every moment a table for the size that the disk has
+ * then: growing, it is the larger one's that says what the smaller one may be
+ * too; shrinking, the other way round.
+ */
+static int
+resize (struct disk *d, uint64_t size)
+{
+  const uint64_t old = disk_size (d), larger = MAX (size, old);
+  struct store *s;
+  int r, back;
+
+  r = resize_bitmaps (d, larger, MIN (size, old));
+  if (r < 0)
+    return r;
+  s = dirty_begin_change (d->dirty);
+  r = blk_resize (d->node, size);
+  dirty_end_change (s);
+  if (r == 0)
+    atomic_store_explicit (&d->blk.size, size, memory_order_release);
+  back = resize_bitmaps (d, disk_size (d), 0);
+  return r < 0 ? r : back;
+}
+
+int
+disk_resize (struct disk *d, uint64_t size, struct error *err)
+{
+  int r;
+
+  if (blk_is_read_only (d->node))
+    return error_set (err, EACCES, "disk '%s' is read-only", d->name);
+  if (size > RANGE_MAX_SIZE)
+    return error_set (err, EFBIG, "disk '%s': %" PRIu64 " bytes are too many",
+                      d->name, size);
+  gate_close (&d->gate);
+  if (cbw_is_in_use (d->cbw))
+    r = -EBUSY;
+  else
+    r = size == disk_size (d) ? 0 : resize (d, size);
+  gate_open (&d->gate);
+  if (r == -EBUSY)
+    return error_set (err, EBUSY, "disk '%s' cannot be resized while a backup"
+                      " holds it", d->name);
+  return r < 0 ? error_set_errno (err, -r, "disk '%s': cannot resize to %"
+                                  PRIu64 " bytes", d->name, size) : 0;
+}

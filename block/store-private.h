@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What store.c (a store at work) and store-open.c (how one is made, found and
+ * recovered) share.
+ */
+#ifndef TIDEMARK_STORE_PRIVATE_H
+#define TIDEMARK_STORE_PRIVATE_H
+
+#include "intent.h"
+#include "lock.h"
+#include "range.h"
+#include "store-format.h"
+#include "store.h"
+#include "vector.h"
+
+/* A mapped part of the file. */
+struct store_map {
+  uint64_t off, len;
+  void *addr;                   /* NULL = not mapped */
+};
+
+struct store_array {
+  /* Fixed after new. */
+  struct store *store;          /* a reference */
+  struct store_map map;
+  uint64_t nr_bits;
+
+  _Atomic unsigned refs;
+};
+
+DEFINE_VECTOR (store_array_list, struct store_array *);
+DEFINE_VECTOR (range_list, struct range);
+
+struct store {
+  /* Fixed after open. */
+  const struct store_io *io;
+  void *file;
+  char *path;
+  struct store_map live_map;
+  struct store_live *live;
+  uint64_t max_active;
+  bool has_thread;
+  pthread_t thread;
+  char loss[STORE_REASON_SIZE];
+  uint64_t recovered_regions;
+  bool was_unclean;
+
+  /* Atomic. */
+  _Atomic unsigned refs;        /* the owner's, and one for each array */
+  _Atomic bool has_failed;
+
+  struct lock lock;
+  /* Protected by lock. */
+  pthread_cond_t changed;
+  bool is_claimed;
+  bool is_retiring;
+  bool is_stopping;
+  bool is_failing;              /* somebody is recording it */
+  bool is_failure_known;        /* the function has been called */
+  bool is_failure_durable;
+  char failure[STORE_REASON_SIZE];
+  void (*on_failure) (void *opaque);
+  void *opaque;
+  struct store_array_list arrays;       /* alive */
+  struct range_list committed;  /* what the table refers to */
+
+  /* Changed by whoever has the claim, or during open and close. */
+  struct store_header header;   /* as it is on disk */
+  struct store_record *records; /* likewise; header.nr_bitmaps */
+  struct store_map intent_map;
+  struct intent *intent;        /* changes with nobody inside the gate */
+  uint8_t *slot;                /* STORE_SLOT_SIZE bytes to encode into */
+  struct store_entry *entries;  /* found at open */
+  size_t nr_entries;
+};
+
+/* store.c */
+int store_new (const struct store_options *options, struct store **ret);
+void store_unref (struct store *s);
+int store_map (struct store *s, uint64_t off, uint64_t len,
+               struct store_map *ret);
+void store_unmap (struct store *s, struct store_map *map);
+/* A place of len bytes (whole pages) that nothing uses, with zeroes, mapped. */
+int store_allocate (struct store *s, uint64_t len, struct store_map *ret);
+/* An array over a part of the file that is in use. */
+int store_array_at (struct store *s, uint64_t off, uint64_t nr_bits,
+                    struct store_array **ret);
+/* Write header and records to both slots. */
+int store_write_slots (struct store *s);
+/* Start the intents over the map that header says. */
+int store_start_intents (struct store *s);
+/* Bring up to date what the table refers to. */
+int store_note_committed (struct store *s);
+
+/* store-recover.c */
+int store_recover (struct store *s, const struct store_options *options,
+                   struct error *err);
+
+#endif /* TIDEMARK_STORE_PRIVATE_H */

@@ -1,0 +1,917 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A store at work: its table, its arrays, its failure.
+ *
+ * I6 (part): after any crash, recovered bits are a superset of the blocks that
+ *     changed since the base point.  Here: a table becomes valid as a whole or
+ *     not at all (store_write_slots); space that the valid table refers to is
+ *     not used for anything else (store_allocate); and once something could not
+ *     be written the file says that its bitmaps are not to be trusted, before
+ *     anybody goes on as if it had been (fail).
+ *
+ * Failure, has_failed: false -> true [record_failure], for good.
+ *
+ * store_claim to store_unclaim: any thread without locks, or one that has
+ * closed the gate; the claim is never kept while waiting for the gate.  The
+ * write path: store_change_begin and _end, and the intents' callbacks.  The
+ * thread retires regions.
+ */
+#include "config.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "log.h"
+#include "store-private.h"
+
+#define NSEC_PER_SEC INT64_C (1000000000)
+#define RETIRE_INTERVAL (3 * NSEC_PER_SEC)
+
+/* Time stamps of files may be this much finer than the clock that is read
+ * here.
+ */
+#define CLOCK_SLACK (NSEC_PER_SEC / 100)
+
+/*---- Parts of the file ----*/
+
+int
+store_map (struct store *s, uint64_t off, uint64_t len, struct store_map *ret)
+{
+  int r = s->io->map (s->io, s->file, off, (size_t) len, &ret->addr);
+
+  if (r < 0)
+    return r;
+  ret->off = off;
+  ret->len = len;
+  return 0;
+}
+
+void
+store_unmap (struct store *s, struct store_map *map)
+{
+  if (map->addr)
+    s->io->unmap (s->io, s->file, map->addr, (size_t) map->len);
+  map->addr = NULL;
+}
+
+static int
+sync_map (struct store *s, const struct store_map *map)
+{
+  return s->io->sync_map (s->io, s->file, map->addr, (size_t) map->len);
+}
+
+/* The end of the first part in use that overlaps [off, off+len), or 0. */
+static uint64_t
+end_of_conflict_locked (const struct store *s, uint64_t off, uint64_t len)
+{
+  const struct store_map *map;
+  size_t i;
+
+  lock_assert_held (&s->lock);
+  for (i = 0; i < s->arrays.len; i++) {
+    map = &s->arrays.ptr[i]->map;
+    if (range_overlaps (off, len, map->off, map->len))
+      return map->off + map->len;
+  }
+  for (i = 0; i < s->committed.len; i++)
+    if (range_overlaps (off, len, s->committed.ptr[i].off,
+                        s->committed.ptr[i].len))
+      return s->committed.ptr[i].off + s->committed.ptr[i].len;
+  map = &s->intent_map;
+  if (map->addr && range_overlaps (off, len, map->off, map->len))
+    return map->off + map->len;
+  return 0;
+}
+
+int
+store_allocate (struct store *s, uint64_t len, struct store_map *ret)
+{
+  uint64_t off = STORE_DATA_OFF, end;
+  int r;
+
+  lock_acquire (&s->lock);
+  while ((end = end_of_conflict_locked (s, off, len)) != 0)
+    off = end;
+  lock_release (&s->lock);
+  r = s->io->allocate (s->io, s->file, off, len);
+  if (r == 0)
+    r = store_map (s, off, len, ret);
+  if (r < 0)
+    return r;
+  r = sync_map (s, ret);
+  if (r < 0)
+    store_unmap (s, ret);
+  return r;
+}
+
+/*---- Arrays ----*/
+
+static int
+add_array (struct store *s, struct store_map *map, uint64_t nr_bits,
+           struct store_array **ret)
+{
+  struct store_array *a = calloc (1, sizeof *a);
+  int r = 0;
+
+  if (a == NULL) {
+    store_unmap (s, map);
+    return -ENOMEM;
+  }
+  a->map = *map;
+  a->nr_bits = nr_bits;
+  atomic_init (&a->refs, 1);
+  lock_acquire (&s->lock);
+  r = store_array_list_append (&s->arrays, a);
+  lock_release (&s->lock);
+  if (r < 0) {
+    store_unmap (s, map);
+    free (a);
+    return r;
+  }
+  a->store = s;
+  atomic_fetch_add (&s->refs, 1);
+  *ret = a;
+  return 0;
+}
+
+int
+store_array_new (struct store *s, uint64_t nr_bits, struct store_array **ret)
+{
+  struct store_map map = { .addr = NULL };
+  int r;
+
+  /* One at a time: a place is taken only once it is in the list. */
+  store_claim (s);
+  r = store_allocate (s, store_array_bytes (nr_bits), &map);
+  if (r == 0)
+    r = add_array (s, &map, nr_bits, ret);
+  store_unclaim (s);
+  return r;
+}
+
+int
+store_array_at (struct store *s, uint64_t off, uint64_t nr_bits,
+                struct store_array **ret)
+{
+  struct store_map map = { .addr = NULL };
+  int r = store_map (s, off, store_array_bytes (nr_bits), &map);
+
+  return r < 0 ? r : add_array (s, &map, nr_bits, ret);
+}
+
+void
+store_array_free (struct store_array *a)
+{
+  struct store *s;
+  size_t i;
+
+  if (a == NULL
+      || atomic_fetch_sub_explicit (&a->refs, 1, memory_order_acq_rel) > 1)
+    return;
+  s = a->store;
+  lock_acquire (&s->lock);
+  for (i = 0; s->arrays.ptr[i] != a; i++)
+    ;
+  store_array_list_remove (&s->arrays, i);
+  lock_release (&s->lock);
+  store_unmap (s, &a->map);
+  free (a);
+  store_unref (s);
+}
+
+void *
+store_array_words (const struct store_array *a)
+{
+  return a->map.addr;
+}
+
+int
+store_array_sync (struct store_array *a)
+{
+  return sync_map (a->store, &a->map);
+}
+
+/* The i-th array, a reference, or NULL: one whose last reference is just going
+ * needs no sync.
+ */
+static struct store_array *
+nth_array (struct store *s, size_t i)
+{
+  struct store_array *a;
+  unsigned refs;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  if (i >= s->arrays.len)
+    return NULL;
+  a = s->arrays.ptr[i];
+  refs = atomic_load (&a->refs);
+  while (refs > 0
+         && !atomic_compare_exchange_weak (&a->refs, &refs, refs + 1))
+    ;
+  return refs > 0 ? a : NULL;
+}
+
+/*---- Claim ----*/
+
+void
+store_claim (struct store *s)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  while (s->is_claimed)
+    lock_wait (&s->lock, &s->changed);
+  s->is_claimed = true;
+}
+
+void
+store_unclaim (struct store *s)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  assert (s->is_claimed);
+  s->is_claimed = false;
+  pthread_cond_broadcast (&s->changed);
+}
+
+/*---- The table ----*/
+
+/* Until the first slot is written the other one holds; from then on the first.
+ * At rest both say the same, so that one may be damaged.
+ */
+int
+store_write_slots (struct store *s)
+{
+  size_t len;
+  int r;
+
+  s->header.generation++;
+  len = store_encode (&s->header, s->records, s->slot);
+  r = s->io->pwrite (s->io, s->file, s->slot, len, 0, STORE_IO_DURABLE);
+  if (r == 0)
+    r = s->io->pwrite (s->io, s->file, s->slot, len, STORE_SLOT_SIZE,
+                       STORE_IO_DURABLE);
+  return r;
+}
+
+static int
+note_range (struct range_list *list, uint64_t off, uint64_t len)
+{
+  return range_list_append (list, (struct range) { off, len });
+}
+
+int
+store_note_committed (struct store *s)
+{
+  struct range_list list = VECTOR_INIT, old;
+  const struct store_record *record;
+  uint64_t len;
+  size_t i;
+  int r;
+
+  r = note_range (&list, s->header.intent_off, s->header.intent_len);
+  for (i = 0; i < s->header.nr_bitmaps && r == 0; i++) {
+    record = &s->records[i];
+    len = store_array_bytes (record->bits.nr_bits);
+    if (record->bits.off)
+      r = note_range (&list, record->bits.off, len);
+    if (r == 0 && record->successor.off)
+      r = note_range (&list, record->successor.off, len);
+  }
+  if (r < 0) {
+    range_list_reset (&list);
+    return r;
+  }
+  lock_acquire (&s->lock);
+  old = s->committed;
+  s->committed = list;
+  lock_release (&s->lock);
+  range_list_reset (&old);
+  return 0;
+}
+
+static void
+note_end (struct store *s, const struct store_map *map)
+{
+  s->header.file_len = MAX (s->header.file_len, map->off + map->len);
+}
+
+static int
+make_record (struct store *s, const struct store_entry *entry,
+             struct store_record *record)
+{
+  record->name = strdup (entry->name);
+  if (record->name == NULL)
+    return -ENOMEM;
+  record->granularity = entry->granularity;
+  record->state = (uint8_t) entry->state;
+  record->base = entry->base;
+  record->over_estimate = entry->over_estimate;
+  memcpy (record->reason, entry->reason, sizeof record->reason);
+  if (entry->bits) {
+    record->bits.off = entry->bits->map.off;
+    record->bits.nr_bits = entry->bits->nr_bits;
+    note_end (s, &entry->bits->map);
+  }
+  if (entry->successor) {
+    record->successor.off = entry->successor->map.off;
+    record->successor.nr_bits = entry->successor->nr_bits;
+    note_end (s, &entry->successor->map);
+  }
+  return 0;
+}
+
+static void fail (struct store *s, const char *what, int error,
+                  bool is_claimed);
+
+int
+store_commit (struct store *s, const struct store_entry *entries, size_t nr)
+{
+  struct store_record *records = calloc (nr + 1, sizeof *records);
+  size_t i;
+  int r = records ? 0 : -ENOMEM;
+
+  assert (nr <= STORE_MAX_BITMAPS);
+  if (store_has_failed (s)) {
+    free (records);
+    return -EIO;
+  }
+  note_end (s, &s->intent_map);
+  for (i = 0; i < nr && r == 0; i++)
+    r = make_record (s, &entries[i], &records[i]);
+  if (r < 0) {
+    store_records_free (records, nr);
+    fail (s, "the table", r, true);
+    return r;
+  }
+  store_records_free (s->records, s->header.nr_bitmaps);
+  s->records = records;
+  s->header.nr_bitmaps = (uint32_t) nr;
+  s->header.intent_off = s->intent_map.off;
+  s->header.intent_len = s->intent_map.len;
+  r = store_write_slots (s);
+  if (r == 0)
+    r = store_note_committed (s);
+  if (r < 0)
+    fail (s, "the table", r, true);
+  return r;
+}
+
+/*---- Failure ----*/
+
+/* Say in the file that the bitmaps are not to be trusted; or, if it cannot be
+ * written at all, have no file.  One slot is enough: it has the newer
+ * generation.
+ */
+static bool
+make_failure_durable (struct store *s)
+{
+  size_t len;
+  int a, b;
+
+  s->header.flags |= STORE_IS_FAILED;
+  memcpy (s->header.reason, s->failure, sizeof s->header.reason);
+  s->header.generation++;
+  len = store_encode (&s->header, s->records, s->slot);
+  a = s->io->pwrite (s->io, s->file, s->slot, len, 0, STORE_IO_DURABLE);
+  b = s->io->pwrite (s->io, s->file, s->slot, len, STORE_SLOT_SIZE,
+                     STORE_IO_DURABLE);
+  if (a == 0 || b == 0)
+    return true;
+  return s->io->unlink (s->io, s->path) == 0;
+}
+
+static void
+record_failure (struct store *s)
+{
+  bool is_durable;
+
+  /* For whoever opens it before the machine starts again. */
+  atomic_store (&s->live->is_failed, 1);
+  is_durable = make_failure_durable (s);
+  log_error ("store '%s': %s%s", s->path, s->failure, is_durable ? "" :
+             "; this could not be recorded either and will be tried again");
+  lock_acquire (&s->lock);
+  s->is_failure_durable = is_durable;
+  atomic_store (&s->has_failed, true);
+  pthread_cond_broadcast (&s->changed);
+  lock_release (&s->lock);
+}
+
+/* what could not be written.  Returns when that has been recorded. */
+static void
+fail (struct store *s, const char *what, int error, bool is_claimed)
+{
+  bool is_first;
+
+  lock_acquire (&s->lock);
+  is_first = !s->is_failing;
+  if (is_first) {
+    s->is_failing = true;
+    snprintf (s->failure, sizeof s->failure, "%s could not be written: %s",
+              what, strerror (-error));
+  }
+  lock_release (&s->lock);
+  if (is_first) {
+    if (!is_claimed)
+      store_claim (s);
+    record_failure (s);
+    if (!is_claimed)
+      store_unclaim (s);
+    return;
+  }
+  /* The other may be waiting for the claim that we have: its failure is
+   * recorded once we give that back, and the caller goes on to no write.
+   */
+  if (is_claimed)
+    return;
+  lock_acquire (&s->lock);
+  while (!atomic_load (&s->has_failed))
+    lock_wait (&s->lock, &s->changed);
+  lock_release (&s->lock);
+}
+
+bool
+store_has_failed (const struct store *s)
+{
+  return atomic_load (&s->has_failed);
+}
+
+void
+store_failure (struct store *s, char ret[STORE_REASON_SIZE])
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  memcpy (ret, s->failure, STORE_REASON_SIZE);
+}
+
+void
+store_fail (struct store *s, const char *what, int error)
+{
+  fail (s, what, error, true);
+}
+
+void
+store_on_failure (struct store *s, void (*function) (void *opaque),
+                  void *opaque)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  s->on_failure = function;
+  s->opaque = opaque;
+  s->is_failure_known = false;
+  pthread_cond_broadcast (&s->changed);
+}
+
+/* What is left to do after a failure, outside the write path. */
+static void
+follow_up_failure (struct store *s)
+{
+  void (*function) (void *opaque) = NULL;
+  void *opaque = NULL;
+  bool is_durable;
+
+  lock_acquire (&s->lock);
+  if (!s->is_failure_known) {
+    function = s->on_failure;
+    opaque = s->opaque;
+    s->is_failure_known = true;
+  }
+  is_durable = s->is_failure_durable;
+  lock_release (&s->lock);
+  if (function)
+    function (opaque);
+  if (is_durable)
+    return;
+  store_claim (s);
+  is_durable = make_failure_durable (s);
+  store_unclaim (s);
+  lock_acquire (&s->lock);
+  s->is_failure_durable = is_durable;
+  lock_release (&s->lock);
+}
+
+/*---- Changes in progress ----*/
+
+static int64_t
+now (clockid_t clock)
+{
+  struct timespec ts;
+
+  clock_gettime (clock, &ts);
+  return ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
+}
+
+/* Threads spread over the slots, so that they do not share cache lines. */
+static struct store_live_slot *
+live_slot (struct store *s)
+{
+  static _Atomic unsigned next;
+  static __thread unsigned mine;
+
+  if (mine == 0)
+    mine = atomic_fetch_add (&next, 1) % STORE_LIVE_SLOTS + 1;
+  return &s->live->slots[mine - 1];
+}
+
+/* Before a change, so that one in progress is not later by more than it takes
+ * to get going; and after it.
+ */
+static void
+stamp (struct store_live_slot *slot)
+{
+  uint64_t t = (uint64_t) (now (CLOCK_REALTIME_COARSE) + CLOCK_SLACK);
+  uint64_t old = atomic_load_explicit (&slot->last_change,
+                                       memory_order_relaxed);
+
+  while (old < t && !atomic_compare_exchange_weak_explicit (
+           &slot->last_change, &old, t, memory_order_relaxed,
+           memory_order_relaxed))
+    ;
+}
+
+void
+store_change_begin (struct store *s)
+{
+  struct store_live_slot *slot = live_slot (s);
+
+  atomic_fetch_add_explicit (&slot->nr_changes, 1, memory_order_relaxed);
+  stamp (slot);
+}
+
+void
+store_change_end (struct store *s)
+{
+  struct store_live_slot *slot = live_slot (s);
+
+  stamp (slot);
+  atomic_fetch_sub_explicit (&slot->nr_changes, 1, memory_order_release);
+}
+
+/* A long change, of many pieces perhaps, is still in progress. */
+static void
+stamp_long_changes (struct store *s)
+{
+  size_t i;
+
+  for (i = 0; i < STORE_LIVE_SLOTS; i++)
+    if (atomic_load (&s->live->slots[i].nr_changes) > 0)
+      stamp (&s->live->slots[i]);
+}
+
+/*---- Intents ----*/
+
+static int
+intents_sync_map (void *opaque, size_t off, size_t len)
+{
+  struct store *s = opaque;
+
+  return s->io->sync_map (s->io, s->file, (char *) s->intent_map.addr + off,
+                          len);
+}
+
+/* From the last to the first: those that move down when one is removed have
+ * been seen, and one that is added has all its bits on disk, or in regions that
+ * are not retiring any more.
+ */
+static int
+intents_sync_arrays (void *opaque)
+{
+  struct store *s = opaque;
+  struct store_array *a;
+  size_t i;
+  int r = 0;
+
+  lock_acquire (&s->lock);
+  i = s->arrays.len;
+  lock_release (&s->lock);
+  while (i-- > 0 && r == 0) {
+    a = nth_array (s, i);
+    if (a) {
+      r = store_array_sync (a);
+      store_array_free (a);
+    }
+  }
+  return r;
+}
+
+static void
+intents_failed (void *opaque, const char *what, int error)
+{
+  fail (opaque, what, error, false);
+}
+
+int
+store_start_intents (struct store *s)
+{
+  static const struct intent_ops ops = {
+    .sync_map = intents_sync_map,
+    .sync_arrays = intents_sync_arrays,
+    .failed = intents_failed,
+  };
+
+  return intent_new (s->header.disk_size, s->header.region_size,
+                     s->max_active, s->intent_map.addr,
+                     (size_t) s->intent_map.len, &ops, s, &s->intent);
+}
+
+struct intent *
+store_intent (struct store *s)
+{
+  return s->intent;
+}
+
+/* The time of the last change reaches the disk with the retired regions. */
+int
+store_retire (struct store *s, bool is_all)
+{
+  int r;
+
+  lock_acquire (&s->lock);
+  while (s->is_retiring)
+    lock_wait (&s->lock, &s->changed);
+  s->is_retiring = true;
+  lock_release (&s->lock);
+  r = store_has_failed (s) ? -EIO : intent_retire (s->intent, is_all);
+  if (store_has_failed (s))
+    follow_up_failure (s);
+  else if (intent_nr_active (s->intent) > 0)
+    sync_map (s, &s->live_map);
+  lock_acquire (&s->lock);
+  s->is_retiring = false;
+  pthread_cond_broadcast (&s->changed);
+  lock_release (&s->lock);
+  return r;
+}
+
+/* Until the next pass.  False: it is time to stop. */
+static bool
+wait_for_pass (struct store *s)
+{
+  const int64_t next = now (CLOCK_MONOTONIC) + RETIRE_INTERVAL;
+  const struct timespec ts = {
+    .tv_sec = next / NSEC_PER_SEC, .tv_nsec = next % NSEC_PER_SEC
+  };
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  while (!s->is_stopping
+         && !(atomic_load (&s->has_failed) && !s->is_failure_known)
+         && lock_wait_until (&s->lock, &s->changed, &ts))
+    ;
+  return !s->is_stopping;
+}
+
+static void *
+retire_now_and_then (void *opaque)
+{
+  struct store *s = opaque;
+
+  while (wait_for_pass (s)) {
+    stamp_long_changes (s);
+    store_retire (s, false);
+  }
+  return NULL;
+}
+
+int
+store_start (struct store *s)
+{
+  int r;
+
+  if (s->has_thread)
+    return 0;
+  s->is_stopping = false;
+  r = pthread_create (&s->thread, NULL, retire_now_and_then, s);
+
+  s->has_thread = r == 0;
+  return -r;
+}
+
+void
+store_stop (struct store *s)
+{
+  if (!s->has_thread)
+    return;
+  lock_acquire (&s->lock);
+  s->is_stopping = true;
+  pthread_cond_broadcast (&s->changed);
+  lock_release (&s->lock);
+  pthread_join (s->thread, NULL);
+  s->has_thread = false;
+}
+
+/*---- Size ----*/
+
+/* New intents, none active, over another size. */
+static int
+replace_intents (struct store *s, uint64_t disk_size)
+{
+  const struct store_map old_map = s->intent_map;
+  struct intent *old = s->intent;
+  struct store_map map = { .addr = NULL };
+  uint64_t old_size = s->header.disk_size;
+  int r;
+
+  r = store_allocate (s, intent_map_size (disk_size, s->header.region_size),
+                      &map);
+  if (r < 0)
+    return r;
+  s->intent_map = map;
+  s->header.disk_size = disk_size;
+  r = store_start_intents (s);
+  if (r < 0) {
+    s->intent_map = old_map;
+    s->intent = old;
+    s->header.disk_size = old_size;
+    store_unmap (s, &map);
+    return r;
+  }
+  map = old_map;
+  store_unmap (s, &map);
+  intent_free (old);
+  return 0;
+}
+
+int
+store_set_size (struct store *s, uint64_t disk_size, uint64_t other_size)
+{
+  int r = 0;
+
+  if (disk_size != s->header.disk_size) {
+    /* No bit may be left that only an intent protects. */
+    r = store_retire (s, true);
+    if (r < 0)
+      return r;
+    lock_acquire (&s->lock);
+    while (s->is_retiring)
+      lock_wait (&s->lock, &s->changed);
+    s->is_retiring = true;
+    lock_release (&s->lock);
+    store_claim (s);
+    r = replace_intents (s, disk_size);
+    store_unclaim (s);
+    lock_acquire (&s->lock);
+    s->is_retiring = false;
+    pthread_cond_broadcast (&s->changed);
+    lock_release (&s->lock);
+  }
+  if (r == 0)
+    s->header.other_size = other_size;
+  return r;
+}
+
+/*---- The whole ----*/
+
+int
+store_new (const struct store_options *options, struct store **ret)
+{
+  struct store *s = calloc (1, sizeof *s);
+
+  if (s == NULL)
+    return -ENOMEM;
+  s->io = options->io ? options->io : &store_io_system;
+  s->max_active = options->max_active ? options->max_active
+    : STORE_DEFAULT_MAX_ACTIVE;
+  atomic_init (&s->refs, 1);
+  lock_init (&s->lock, LOCK_RANK_STORE);
+  cond_init (&s->changed);
+  s->path = strdup (options->path);
+  s->slot = calloc (1, STORE_SLOT_SIZE);
+  if (s->path == NULL || s->slot == NULL) {
+    store_unref (s);
+    return -ENOMEM;
+  }
+  *ret = s;
+  return 0;
+}
+
+void
+store_unref (struct store *s)
+{
+  if (atomic_fetch_sub_explicit (&s->refs, 1, memory_order_acq_rel) > 1)
+    return;
+  intent_free (s->intent);
+  store_unmap (s, &s->intent_map);
+  store_unmap (s, &s->live_map);
+  if (s->file)
+    s->io->close (s->io, s->file);
+  store_records_free (s->records, s->header.nr_bitmaps);
+  store_array_list_reset (&s->arrays);
+  range_list_reset (&s->committed);
+  pthread_cond_destroy (&s->changed);
+  lock_destroy (&s->lock);
+  free (s->slot);
+  free (s->path);
+  free (s);
+}
+
+/* The sum of the array at off, which is mapped. */
+static uint32_t
+sum_at (struct store *s, uint64_t off)
+{
+  size_t i;
+
+  for (i = 0; i < s->arrays.len; i++)
+    if (s->arrays.ptr[i]->map.off == off)
+      return store_sum (s->arrays.ptr[i]->map.addr, s->arrays.ptr[i]->map.len);
+  return 0;
+}
+
+/* What makes the next open believe the bits as they are on disk. */
+static int
+seal (struct store *s, const struct store_identity *identity)
+{
+  size_t i;
+  int r;
+
+  r = intent_retire (s->intent, true);
+  if (r == 0)
+    r = intents_sync_arrays (s);
+  if (r == 0)
+    r = sync_map (s, &s->intent_map);
+  if (r == 0)
+    r = sync_map (s, &s->live_map);
+  if (r < 0)
+    return r;
+  for (i = 0; i < s->header.nr_bitmaps; i++) {
+    s->records[i].bits.sum = sum_at (s, s->records[i].bits.off);
+    s->records[i].successor.sum = sum_at (s, s->records[i].successor.off);
+  }
+  s->header.flags &= ~(uint32_t) STORE_IS_OPEN;
+  s->header.identity = *identity;
+  return store_write_slots (s);
+}
+
+int
+store_close (struct store *s, const struct store_identity *identity)
+{
+  int r = 0;
+
+  store_stop (s);
+  if (!store_has_failed (s)) {
+    r = seal (s, identity);
+    if (r < 0)
+      fail (s, "the store", r, false);
+  }
+  store_forget_entries (s);
+  store_unref (s);
+  return r;
+}
+
+void
+store_abandon (struct store *s)
+{
+  store_stop (s);
+  store_forget_entries (s);
+  store_unref (s);
+}
+
+const struct store_entry *
+store_entries (const struct store *s, size_t *ret_nr)
+{
+  *ret_nr = s->nr_entries;
+  return s->entries;
+}
+
+void
+store_forget_entries (struct store *s)
+{
+  size_t i;
+
+  for (i = 0; i < s->nr_entries; i++)
+    free (s->entries[i].name);
+  free (s->entries);
+  s->entries = NULL;
+  s->nr_entries = 0;
+}
+
+const char *
+store_loss (const struct store *s)
+{
+  return s->loss;
+}
+
+const char *
+store_path (const struct store *s)
+{
+  return s->path;
+}
+
+void
+store_get_info (struct store *s, struct store_info *ret)
+{
+  *ret = (struct store_info) {
+    .generation = s->header.generation,
+    .region_size = s->header.region_size,
+    .nr_active = intent_nr_active (s->intent),
+    .max_active = intent_max_active (s->intent),
+    .over_estimate = intent_active_bytes (s->intent),
+    .recovered_regions = s->recovered_regions,
+    .was_unclean = s->was_unclean,
+    .intent_off = s->intent_map.off,
+    .intent_len = s->intent_map.len,
+  };
+}
