@@ -17,10 +17,7 @@ test "$(cat which)" = "$top_builddir/client/tidemark" || fail "$(cat which)"
 "$run" printf '<%s>' 'a b' '' '*' >out
 test "$(cat out)" = '<a b><><*>' || fail "arguments: $(cat out)"
 
-# As by hand, but for the sanitizers' runtime.
 truncate -s 1M 'a disk.raw'
-env=()
-if [ ${#nbdkit[@]} -gt 1 ]; then env=("${nbdkit[@]:0:${#nbdkit[@]}-1}"); fi
-"${env[@]}" "$run" nbdkit -U - tidemark disk=vda,file='a disk.raw' \
+"$run" nbdkit -U - tidemark disk=vda,file='a disk.raw' \
     --run 'nbdinfo --size "nbd+unix:///vda?socket=$unixsocket"' >size
 test "$(cat size)" = 1048576 || fail "size: $(cat size)"
