@@ -66,6 +66,18 @@ set_refcount (uint8_t *p, uint64_t i, unsigned order, uint64_t value)
   }
 }
 
+uint64_t
+qcow2_refcount_get (const uint8_t *p, uint64_t i, unsigned order)
+{
+  return get_refcount (p, i, order);
+}
+
+void
+qcow2_refcount_set (uint8_t *p, uint64_t i, unsigned order, uint64_t value)
+{
+  set_refcount (p, i, order, value);
+}
+
 /* log2 of the refcounts of a slice. */
 static unsigned
 slice_refcount_bits (const struct qcow2 *q)

@@ -17,6 +17,8 @@
  *   qcow2-bitmap.c     the bitmaps extension, read and flagged
  *   qcow2-bitmap-store.c       and written
  *   qcow2-prealloc.c   places for all clusters of a new image
+ *   qcow2-check.c      all references counted; refcounts mended
+ *   qcow2-check-walk.c     the walk through them
  *
  * "The lock" is struct qcow2's.  Functions that say "may release the lock"
  * need it held, release it during I/O and hold it again on return: what it
@@ -412,6 +414,11 @@ int qcow2_l2_set (struct qcow2 *q, const struct qcow2_change *change,
                   uint64_t *ret_done);
 
 /* --- qcow2-refcount.c */
+
+/* Refcount i of a block's bytes, of 2^order bits. */
+uint64_t qcow2_refcount_get (const uint8_t *p, uint64_t i, unsigned order);
+void qcow2_refcount_set (uint8_t *p, uint64_t i, unsigned order,
+                         uint64_t value);
 
 /* Take up to *nr free clusters, contiguous, refcount one.  For a new image
  * what is reserved for off comes first.  May release the lock.  is_fresh: they

@@ -21,12 +21,14 @@ struct command {
   const char *summary;          /* one line */
   const struct option_spec *options;
   size_t min_args, max_args;
+  int usage_status;             /* instead of STATUS_USAGE, if not 0 */
   /* Returns an exit code.  Prints its errors itself. */
   int (*run) (const struct options *options);
 };
 
 extern const struct command cmd_backup;
 extern const struct command cmd_bitmap;
+extern const struct command cmd_check;
 extern const struct command cmd_info;
 extern const struct command cmd_list;
 extern const struct command cmd_map;
@@ -38,7 +40,9 @@ extern const struct command cmd_verify;
  */
 int client_fail (const struct error *err);
 
-/* Print a message about the command line; returns STATUS_USAGE. */
+/* Print a message about the command line; returns STATUS_USAGE, or what the
+ * command has instead.
+ */
 int client_usage (const struct command *command, const char *fmt, ...)
   __attribute__ ((format (printf, 2, 3)));
 

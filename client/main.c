@@ -14,7 +14,7 @@
 
 static const struct command *const commands[] = {
   &cmd_backup, &cmd_list, &cmd_info, &cmd_restore, &cmd_verify, &cmd_bitmap,
-  &cmd_map,
+  &cmd_map, &cmd_check,
 };
 #define NR_COMMANDS (sizeof commands / sizeof commands[0])
 
@@ -25,6 +25,12 @@ client_fail (const struct error *err)
 {
   log_error ("%s", err->msg);
   return err->errnum == ECANCELED ? STATUS_INTERRUPTED : STATUS_FAILED;
+}
+
+static int
+usage_status (const struct command *c)
+{
+  return c && c->usage_status ? c->usage_status : STATUS_USAGE;
 }
 
 int
@@ -39,7 +45,7 @@ client_usage (const struct command *command, const char *fmt, ...)
   va_end (args);
   fprintf (stderr, "\nTry 'tidemark%s%s --help'.\n", command ? " " : "",
            command ? command->name : "");
-  return STATUS_USAGE;
+  return usage_status (command);
 }
 
 static void
@@ -61,7 +67,7 @@ print_help (void)
   printf ("\n  --help       this text; after a command, its own\n"
           "  --version    the version\n\n"
           "Exit codes: 0 done, 1 failed, 2 wrong options or arguments, 3 "
-          "verify found\ndamage, 4 interrupted.\n"
+          "verify found\ndamage, 4 interrupted; of check: 0 clean, 1 failed, 2 corrupt, 3 leaks.\n"
           "See tidemark(1).\n");
 }
 
@@ -109,7 +115,7 @@ usage_options (const struct command *c, const struct error *err)
   fprintf (stderr, "tidemark %s: %s\nAllowed options: ", c->name, err->msg);
   options_print_names (c->options, ", ", stderr);
   fprintf (stderr, "Try 'tidemark %s --help'.\n", c->name);
-  return STATUS_USAGE;
+  return usage_status (c);
 }
 
 static int

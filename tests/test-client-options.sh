@@ -5,7 +5,7 @@
 . "${srcdir:-.}/client-test.sh"
 requires podchecker
 pod=$top_srcdir/docs/tidemark.pod
-commands="backup bitmap info list map restore verify"
+commands="backup bitmap check info list map restore verify"
 
 "$tidemark" --version | grep -q '^tidemark [0-9]' || fail "--version"
 run_ok "$tidemark" --help
@@ -13,6 +13,8 @@ for c in $commands; do
     grep -q "^  $c " "$tmp/out" || fail "--help does not name $c"
 done
 for c in $commands; do
+    wrong=2
+    if [ $c = check ]; then wrong=1; fi
     run_ok "$tidemark" $c --help
     cp "$tmp/out" "$tmp/help"
     grep -q "^Usage: tidemark $c " "$tmp/help" || fail "$c --help"
@@ -21,12 +23,12 @@ for c in $commands; do
     for o in $("$tidemark" $c --long-options); do
         grep -q -e " $o\( \|\$\)" "$tmp/help" || fail "$c --help lacks $o"
     done
-    expect_status 2 "unknown option '--nonsense'" "$tidemark" $c --nonsense
+    expect_status $wrong "unknown option '--nonsense'" "$tidemark" $c --nonsense
     first=$("$tidemark" $c --long-options | head -n 1)
     grep -q "Allowed options: .*$first" "$tmp/err" || fail "$c: what is allowed"
-    expect_status 2 "unknown option '-Z'" "$tidemark" $c -Z
-    expect_status 2 "missing argument" "$tidemark" $c
-    expect_status 2 "unexpected argument '" "$tidemark" $c a b c d
+    expect_status $wrong "unknown option '-Z'" "$tidemark" $c -Z
+    expect_status $wrong "missing argument" "$tidemark" $c
+    expect_status $wrong "unexpected argument '" "$tidemark" $c a b c d
 done
 
 podchecker "$pod" 2>"$tmp/err" || { cat "$tmp/err" >&2; fail "tidemark.pod"; }
