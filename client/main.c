@@ -67,7 +67,8 @@ print_help (void)
   printf ("\n  --help       this text; after a command, its own\n"
           "  --version    the version\n\n"
           "Exit codes: 0 done, 1 failed, 2 wrong options or arguments, 3 "
-          "verify found\ndamage, 4 interrupted; of check: 0 clean, 1 failed, 2 corrupt, 3 leaks.\n"
+          "verify found\ndamage, 4 interrupted; of check 2 corruption, "
+          "3 leaks.\n"
           "See tidemark(1).\n");
 }
 
