@@ -546,9 +546,10 @@ merge_source (struct dirty_bitmap *bm, uint64_t size, struct bits **ret,
   if (r < 0)
     return r;
   if (bitmap_size (bm->bits->bitmap) != size)
-    return error_set (err, EINVAL, "Bitmap '%s' is of a disk of %" PRIu64
-                      " bytes and cannot be merged into one of %" PRIu64,
-                      bm->name, bitmap_size (bm->bits->bitmap), size);
+    return error_set (err, EINVAL, "Bitmaps are of different sizes "
+                      "(destination size is %" PRIu64 ", source size is %"
+                      PRIu64 ") and can't be merged", size,
+                      bitmap_size (bm->bits->bitmap));
   *ret = dirty_bits_ref (bm->bits);
   return 0;
 }

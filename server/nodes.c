@@ -334,7 +334,9 @@ check_deletion (struct nodes *n, const struct node *node, const char *name,
   if (node->is_fixed || node->disk == NULL)
     return error_set (err, EPERM, "Node %s is not owned by the monitor",
                       name);
-  if (node->parent || node->nr_readers > 0 || node->nr_shared > 0)
+  if (node->nr_shared > 0)
+    return error_set (err, EBUSY, "Node %s is in use", name);
+  if (node->parent || node->nr_readers > 0)
     return error_set (err, EBUSY, "Block device %s is in use", name);
   return 0;
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitmap-hash.h"
 #include "cleanup.h"
 #include "disk.h"
 #include "qmp.h"
@@ -169,6 +170,39 @@ cmd_merge (struct qmp_call *call, json_t **ret, struct error *err)
   return r;
 }
 
+static int
+cmd_sha256 (struct qmp_call *call, json_t **ret, struct error *err)
+{
+  static const struct qmp_arg table[] = {
+    { "node", QMP_STRING, true },
+    { "name", QMP_STRING, true },
+    { NULL }
+  };
+  char hash[BITMAP_HASH_STRING_SIZE];
+  struct dirty_bitmap *bm;
+  struct disk *disk;
+  const char *name;
+  int r;
+
+  if (qmp_args_check (call->args, NULL, table, err) < 0)
+    return -EINVAL;
+  disk = qmp_find_disk (call, qmp_args_string (call->args, "node", NULL),
+                        err);
+  if (disk == NULL)
+    return -ENOENT;
+  name = qmp_args_string (call->args, "name", NULL);
+  bm = dirty_find (disk_dirty (disk), name);
+  if (bm == NULL)
+    return error_set (err, ENOENT, "Dirty bitmap '%s' not found", name);
+  r = bitmap_hash (bm, disk_size (disk), hash);
+  dirty_unref (bm);
+  if (r == -ESTALE)
+    return error_set (err, EINVAL, "Bitmap '%s' is inconsistent and cannot be "
+                      "used", name);
+  *ret = r == 0 ? json_pack ("{ss}", "sha256", hash) : NULL;
+  return *ret ? 0 : error_set_errno (err, ENOMEM, "Bitmap '%s'", name);
+}
+
 const struct qmp_command qmp_bitmap_commands[] = {
   { "block-dirty-bitmap-add", cmd_add },
   { "block-dirty-bitmap-remove", cmd_remove },
@@ -176,5 +210,6 @@ const struct qmp_command qmp_bitmap_commands[] = {
   { "block-dirty-bitmap-enable", cmd_enable },
   { "block-dirty-bitmap-disable", cmd_disable },
   { "block-dirty-bitmap-merge", cmd_merge },
+  { "x-debug-block-dirty-bitmap-sha256", cmd_sha256 },
   { NULL }
 };

@@ -233,10 +233,11 @@ with Tidemarkd(tmp, "--disk", "vda,file=%s/vda.raw" % tmp,
 
     names = {c["name"] for c in q.execute("query-commands")}
     tried = {name for name, _, _ in table} | {"qmp_capabilities"}
-    # These have a table of their own: test-nodes-errors.sh.
+    # These have a table of their own: interop-qemu-qmp-errors.sh.
     tried |= {"blockdev-add", "blockdev-del", "block-export-add",
               "block-export-del", "query-block-exports", "nbd-server-start",
-              "nbd-server-stop", "nbd-server-add", "nbd-server-remove"}
+              "nbd-server-stop", "nbd-server-add", "nbd-server-remove",
+              "x-debug-block-dirty-bitmap-sha256"}
     check_equal(names, tried, "commands that this test covers")
     check_equal(d.stop(), 0, "exit status")
 END

@@ -56,7 +56,7 @@ with Tidemarkd(tmp) as d, d.qmp() as q:
                 name="b0")
     refused(q, busy, "block-export-add", type="nbd", id="e1", node_name="q0",
             name="other", writable=True, bitmaps=["b0"])
-    refused(q, "Block device q0 is in use", "blockdev-del", node_name="q0")
+    refused(q, "Node q0 is in use", "blockdev-del", node_name="q0")
     run(q, "block-export-del", id="e0")
     q.wait_event("BLOCK_EXPORT_DELETED", id="e0")
     run(q, "block-dirty-bitmap-clear", node="q0", name="b0")
