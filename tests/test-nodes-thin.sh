@@ -57,7 +57,7 @@ with Tidemarkd(tmp) as d, d.qmp() as q:
     refused(q, busy, "block-export-add", type="nbd", id="e1", node_name="q0",
             name="other", writable=True, bitmaps=["b0"])
     refused(q, "Node q0 is in use", "blockdev-del", node_name="q0")
-    run(q, "block-export-del", id="e0")
+    run(q, "block-export-del", id="e0", mode="hard")
     q.wait_event("BLOCK_EXPORT_DELETED", id="e0")
     run(q, "block-dirty-bitmap-clear", node="q0", name="b0")
     check_equal(d.bitmaps(q, "q0")["b0"]["count"], 0, "count after clear")
@@ -75,7 +75,7 @@ with Tidemarkd(tmp) as d, d.qmp() as q:
     run(q, "block-export-add", type="nbd", id="r", node_name="r0",
         writable=True)
     d.write("r0", 0, 4 * K, pattern=7)
-    run(q, "block-export-del", id="r")
+    run(q, "block-export-del", id="r", mode="hard")
     run(q, "blockdev-del", node_name="r0")
     run(q, "blockdev-del", node_name="f0")
 with open(tmp + "/a.raw", "rb") as f:
