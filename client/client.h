@@ -33,6 +33,7 @@ extern const struct command cmd_info;
 extern const struct command cmd_list;
 extern const struct command cmd_map;
 extern const struct command cmd_restore;
+extern const struct command cmd_store;
 extern const struct command cmd_verify;
 
 /* Print the error and say which exit code belongs to it: STATUS_INTERRUPTED

@@ -243,5 +243,6 @@ options_print_names (const struct option_spec *specs, const char *sep,
 
   for (s = specs; s->name; s++)
     fprintf (fp, "%s--%s", s == specs ? "" : sep, s->name);
-  fputc ('\n', fp);
+  if (s != specs)
+    fputc ('\n', fp);
 }

@@ -14,7 +14,7 @@
 
 static const struct command *const commands[] = {
   &cmd_backup, &cmd_list, &cmd_info, &cmd_restore, &cmd_verify, &cmd_bitmap,
-  &cmd_map, &cmd_check,
+  &cmd_map, &cmd_check, &cmd_store,
 };
 #define NR_COMMANDS (sizeof commands / sizeof commands[0])
 

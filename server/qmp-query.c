@@ -13,6 +13,7 @@
 #include "point.h"
 #include "qmp.h"
 #include "qmp-args.h"
+#include "store.h"
 
 static const struct qmp_arg no_args[] = { { NULL } };
 
@@ -56,6 +57,10 @@ bitmap_to_json (const struct dirty_info *info)
     r |= json_object_set_new (o, "inconsistent", json_true ());
     r |= json_object_set_new (o, "reason", qmp_text (info->reason));
   }
+  if (o && info->over_estimate > 0)
+    r |= json_object_set_new (o, "over-estimate",
+                              json_integer ((json_int_t)
+                                            info->over_estimate));
   if (o && !point_id_is_none (&info->base)) {
     point_id_format (&info->base, base);
     r |= json_object_set_new (o, "base", json_string (base));
@@ -84,6 +89,30 @@ bitmaps_to_json (struct disk *disk)
   if (r == 0)
     return array;
   json_decref (array);
+  return NULL;
+}
+
+/* The store of a disk that has one.  NULL if there is no memory. */
+static json_t *
+store_to_json (struct store *store)
+{
+  char failure[STORE_REASON_SIZE];
+  struct store_info info;
+  json_t *o;
+  int r = 0;
+
+  store_get_info (store, &info);
+  store_failure (store, failure);
+  o = json_pack ("{sosIsIsIsb}", "filename", qmp_text (store_path (store)),
+                 "region-size", (json_int_t) info.region_size,
+                 "active-regions", (json_int_t) info.nr_active,
+                 "max-over-estimate", (json_int_t) info.over_estimate,
+                 "failed", store_has_failed (store));
+  if (o && failure[0])
+    r = json_object_set_new (o, "reason", qmp_text (failure));
+  if (r == 0)
+    return o;
+  json_decref (o);
   return NULL;
 }
 
@@ -138,6 +167,9 @@ node_to_json (struct node *n)
   if (o && json_array_size (bitmaps) > 0)
     r |= json_object_set (o, "dirty-bitmaps", bitmaps);
   json_decref (bitmaps);
+  if (o && n->disk && disk_store (n->disk))
+    r |= json_object_set_new (o, "store",
+                              store_to_json (disk_store (n->disk)));
   if (r == 0)
     return o;
   json_decref (o);

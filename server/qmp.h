@@ -46,6 +46,7 @@ extern const struct qmp_command qmp_backup_commands[];
 extern const struct qmp_command qmp_blockdev_commands[];
 extern const struct qmp_command qmp_export_commands[];
 extern const struct qmp_command qmp_query_commands[];
+extern const struct qmp_command qmp_resize_commands[];
 /* All tables; ends with NULL. */
 extern const struct qmp_command *const qmp_command_tables[];
 

@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: BSD-3-Clause
 SCRIPT_TESTS += test-store-kill.sh
+SCRIPT_TESTS += test-store-resize.sh test-store-trouble.sh

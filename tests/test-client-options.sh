@@ -5,7 +5,7 @@
 . "${srcdir:-.}/client-test.sh"
 requires podchecker
 pod=$top_srcdir/docs/tidemark.pod
-commands="backup bitmap check info list map restore verify"
+commands="backup bitmap check info list map restore store verify"
 
 "$tidemark" --version | grep -q '^tidemark [0-9]' || fail "--version"
 run_ok "$tidemark" --help

@@ -147,6 +147,13 @@ table = [
      "Invalid parameter type for 'success', expected: boolean"),
     ("backup-end", {"id": ID, "success": True, "x": 1},
      "Parameter 'x' is unexpected"),
+    ("block_resize", {"device": "vda"}, "Parameter 'size' is missing"),
+    ("block_resize", {"size": 512},
+     "Cannot find device='' nor node-name=''"),
+    ("block_resize", {"device": "vda", "node-name": "no", "size": 512},
+     "Cannot find device='vda' nor node-name='no'"),
+    ("block_resize", {"device": "vda", "size": 512, "x": 1},
+     "Parameter 'x' is unexpected"),
 ]
 table += node_name_commands()
 table += no_argument_commands()
