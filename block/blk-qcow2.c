@@ -69,6 +69,7 @@ const struct blk_driver qcow2_driver = {
   .trim = qcow2_trim,
   .flush = qcow2_flush,
   .extents = qcow2_extents,
+  .resize = qcow2_resize,
 };
 
 static void

@@ -582,6 +582,64 @@ qcow2_alloc_table (struct qcow2 *q, uint64_t *ret_host)
 }
 
 int
+qcow2_alloc_run (struct qcow2 *q, uint64_t nr, uint64_t *ret_host)
+{
+  uint64_t end, *pos = &q->next_host;
+  int error;
+
+  allocating_begin (q);
+  if (!q->is_new) {
+    end = round_up (MAX (q->file_end, q->next_host), q->cluster_size);
+    pos = &end;
+  }
+  error = bump (q, pos, nr, ret_host);
+  if (error == 0)
+    error = take_refcounts (q, *ret_host, nr);
+  if (error == 0)
+    q->fresh_from = MAX (q->fresh_from, q->is_growable ? *pos : 0);
+  allocating_end (q);
+  return error;
+}
+
+/* The number of clusters up to the last of [0, nr) that is in use. */
+static int
+find_last (struct qcow2 *q, uint64_t nr, uint64_t *ret)
+{
+  unsigned bits = slice_refcount_bits (q), order = q->header.refcount_order;
+  struct qcow2_slice *s;
+  uint64_t first;
+  int error;
+
+  for (; nr > 0; nr = first) {
+    first = round_down (nr - 1, UINT64_C (1) << bits);
+    error = qcow2_meta_get (q, QCOW2_REFCOUNT, first >> bits, &s);
+    if (error < 0)
+      return error;
+    for (; s && nr > first; nr--)
+      if (get_refcount (s->buf->bytes, nr - 1 - first, order) != 0) {
+        *ret = nr;
+        return 0;
+      }
+  }
+  *ret = 0;
+  return 0;
+}
+
+int
+qcow2_shrink_file (struct qcow2 *q)
+{
+  uint64_t nr = 0;
+  int error;
+
+  allocating_begin (q);
+  error = find_last (q, div_round_up (q->file_end, q->cluster_size), &nr);
+  if (error == 0 && nr << q->cluster_bits < q->file_end)
+    q->file_end = nr << q->cluster_bits;
+  allocating_end (q);
+  return error;
+}
+
+int
 qcow2_take_first (struct qcow2 *q, uint64_t end)
 {
   uint64_t nr = cluster_of (q, end), nr_blocks = 0;

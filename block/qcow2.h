@@ -13,6 +13,7 @@
  *   qcow2-zero.c       zeroes, trims
  *   qcow2-compress.c   reading compressed clusters
  *   qcow2-create.c     new images
+ *   qcow2-resize.c     growing and shrinking
  *   qcow2-extension.c  header extensions of existing images, changed
  *   qcow2-bitmap.c     the bitmaps extension, read and flagged
  *   qcow2-bitmap-store.c       and written
@@ -189,8 +190,8 @@ struct qcow2 {
   struct blk *data;             /* where guest clusters lie: file, or the
                                    external data file (owned), each cluster
                                    at its guest offset */
-  struct qcow2_header header;   /* except, under the lock: reftable_*,
-                                   autoclear */
+  struct qcow2_header header;   /* except, under the lock: size, l1_*,
+                                   reftable_*, autoclear */
   uint32_t cluster_size;
   unsigned cluster_bits;
   unsigned sub_bits;            /* log2 of bytes of a subcluster */
@@ -428,6 +429,14 @@ int qcow2_alloc (struct qcow2 *q, uint64_t off, uint64_t *nr,
                  uint64_t *ret_host, bool *ret_is_fresh);
 /* Metadata: one cluster that reads as zeroes.  May release the lock. */
 int qcow2_alloc_table (struct qcow2 *q, uint64_t *ret_host);
+/* Metadata: nr contiguous clusters, at the end of the file.  May release the
+ * lock.
+ */
+int qcow2_alloc_run (struct qcow2 *q, uint64_t nr, uint64_t *ret_host);
+/* Of an existing image: what follows the last cluster in use need not stay in
+ * the file.  May release the lock.
+ */
+int qcow2_shrink_file (struct qcow2 *q);
 /* A new image's first clusters, up to end: those of the fixed tables. */
 int qcow2_take_first (struct qcow2 *q, uint64_t end);
 /* When an image is opened for writing: what the header names is in use, by its
@@ -528,6 +537,10 @@ int qcow2_extension_remove (struct qcow2 *q, uint32_t type);
  * nobody keeps up to date.  *ret_keep: autoclear bit 0 may stay.
  */
 int qcow2_bitmaps_before_write (struct qcow2 *q, bool *ret_keep);
+
+/* --- qcow2-resize.c */
+
+int qcow2_resize (struct blk *blk, uint64_t size);
 
 /* --- qcow2-prealloc.c */
 

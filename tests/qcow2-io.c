@@ -5,13 +5,13 @@
  *   open FILE [ro|deny|neighbours]   close
  *   new FILE SIZE NAME=VALUE... (as qemu-img create -o)
  *   reserve OFF LEN   write OFF LEN BYTE   zero OFF LEN   unmap OFF LEN
- *   trim OFF LEN      flush     kill (end here, as a crash would)
+ *   trim OFF LEN   resize SIZE   flush     kill (end here, as a crash would)
  *   dump FILE (the guest's view, as a raw file)   map (extents, depths)
  *
  * An image opened "ro", "deny" (no other files) or "neighbours" (only files
  * beside it) is read-only.  Sizes are bytes.  The first failure is printed and
- * ends the program with status 1; "expect TEXT" before a command means that its failure must
- * contain TEXT.
+ * ends the program with status 1; "expect TEXT" before a command means that
+ * its failure must contain TEXT.
  */
 #include "config.h"
 
@@ -226,6 +226,8 @@ do_io (char *const *w, unsigned nr)
 
   if (strcmp (w[0], "reserve") == 0)
     return qcow2_reserve (node, len, off);
+  if (strcmp (w[0], "resize") == 0)
+    return blk_resize (node, off);
   if (strcmp (w[0], "write") == 0)
     return do_write (off, len, nr > 3 ? atoi (w[3]) : 0);
   if (strcmp (w[0], "zero") == 0)

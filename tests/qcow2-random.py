@@ -122,6 +122,25 @@ class Disk:
                 self.fill(off, length, 0)
         run(*args, self.name)
 
+    def resize(self, has_snapshot):
+        """Grow and shrink, by both programs, with writes in between."""
+        if self.is_v2 and has_snapshot:
+            return
+        for _ in range(4):
+            size = max(self.size * rng.randrange(30, 170) // 100 // 512, 1)
+            size *= 512
+            self.model = self.model[:size].ljust(size, b"\0")
+            self.size = size
+            if "metadata" in self.options or "full" in self.options:
+                self.touched.update(range(10000))
+            if rng.randrange(3):
+                run(tool, stdin=f"open {self.name}\nresize {size}\nclose\n")
+            else:
+                run("qemu-img", "resize", "-q", "-f", "qcow2", "--shrink",
+                    self.name, str(size))
+            self.ours(4)
+            self.check()
+
     def check(self):
         run("qemu-img", "check", "-q", "-f", "qcow2", self.name)
         with open("model", "wb") as f:
@@ -165,11 +184,14 @@ def one(number, options, cluster, depth, has_snapshot):
             disk.check()
         disk.qemu()
         disk.check()
+    if turns > 1:
+        disk.resize(has_snapshot)
     if has_snapshot:
         disk.ours()
         disk.check()
         run("qemu-img", "snapshot", "-a", "s", disk.name)
-        disk.model[:] = saved
+        disk.model = bytearray(saved)
+        disk.size = len(saved)
         disk.check()
         run("qemu-img", "snapshot", "-d", "s", disk.name)
         disk.ours()

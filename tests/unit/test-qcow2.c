@@ -280,13 +280,34 @@ random_op (struct subject *s)
   }
 }
 
+/* New space reads as zeroes, whatever was there before, and whatever the base
+ * has there.
+ */
+static void
+op_resize (struct subject *s)
+{
+  uint64_t size = rnd (2) ? s->size + rnd (s->size) / 2
+    : s->size - rnd (s->size);
+
+  size = MIN (MAX (round_down (size, 512), 512), MAX_DISK * 3 / 2);
+  assert_int_equal (blk_resize (s->node, size), 0);
+  assert_int_equal (blk_size (s->node), size);
+  s->model = realloc (s->model, size);
+  if (size > s->size)
+    memset (s->model + s->size, 0, size - s->size);
+  s->size = size;
+}
+
 static void
 run_random (struct subject *s, unsigned nr)
 {
   uint64_t off, len;
 
   for (unsigned i = 0; i < nr; i++) {
-    random_op (s);
+    if (i % 12 == 11)
+      op_resize (s);
+    else
+      random_op (s);
     random_range (s, &off, &len);
     check_content (s, off, len);
     check_extents (s, off, len);
