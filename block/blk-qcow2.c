@@ -140,6 +140,8 @@ qcow2_destroy (struct qcow2 *q)
   free (q->reftable.entries);
   qcow2_reservations_reset (&q->reservations);
   qcow2_frees_reset (&q->frees);
+  qcow2_ranges_reset (&q->protected);
+  free (q->tables.slots);
   reqlist_destroy (&q->claims);
   pthread_cond_destroy (&q->changed);
   lock_destroy (&q->lock);
@@ -173,8 +175,29 @@ check_writable (const struct qcow2 *q, struct error *err)
   return 0;
 }
 
+/* What was written after the last flush and is in no table goes. */
 static int
-load_for_writing (struct qcow2 *q, struct error *err)
+begin_appending (struct qcow2 *q, struct error *err)
+{
+  int error;
+
+  lock_acquire (&q->lock);
+  error = qcow2_shrink_file (q);
+  lock_release (&q->lock);
+  if (error == 0 && q->is_growable && blk_size (q->file) > q->file_end)
+    error = blk_resize (q->file, q->file_end);
+  if (error < 0)
+    return error_set_errno (err, -error, "%s: going on where it was left",
+                            q->blk.name);
+  q->next_host = round_up (q->file_end, q->cluster_size);
+  if (q->is_growable)
+    q->fresh_from = q->next_host;
+  q->is_appending = true;
+  return 0;
+}
+
+static int
+load_for_writing (struct qcow2 *q, bool is_append, struct error *err)
 {
   const struct qcow2_header *h = &q->header;
   uint64_t size = blk_size (q->file);
@@ -192,7 +215,12 @@ load_for_writing (struct qcow2 *q, struct error *err)
   q->file_end = size;
   q->fresh_from = q->is_growable ? round_up (size, q->cluster_size)
     : UINT64_MAX;
-  return qcow2_check_refcounts (q, err);
+  error = qcow2_check_refcounts (q, err);
+  if (error == 0)
+    error = qcow2_overlap_load (q, err);
+  if (error == 0 && is_append)
+    error = begin_appending (q, err);
+  return error;
 }
 
 /* The backing file is left out, but the image may be read with it again: what
@@ -282,7 +310,7 @@ qcow2_open_layer (struct blk *file, const struct qcow2_open_options *options,
     error = qcow2_table_load (q, "L1 table", nr ? h.l1_offset : 0, nr, &q->l1,
                               err);
   if (error == 0 && !options->is_read_only)
-    error = load_for_writing (q, err);
+    error = load_for_writing (q, options->is_append, err);
   if (error < 0) {
     qcow2_destroy (q);
     return error;

@@ -9,6 +9,11 @@
 
 struct qcow2_open_options {
   bool is_read_only;
+  /* For writing: go on with an image that was being made when it was last
+   * flushed.  Space is only added behind what it has, in the order of
+   * qcow2_reserve; what was written after that flush is gone.
+   */
+  bool is_append;
   /* Follow the backing file and the data file that the header names.  Without
    * it an image that has one is refused: a guest may have written the header.
    */
@@ -86,8 +91,8 @@ int blk_qcow2_create (struct blk *file,
                       const struct qcow2_create_options *options,
                       struct blk **ret, struct error *err);
 
-/* For a new image: allocate host space now for the clusters of [off, off+len)
- * (cluster aligned, not yet allocated; the last may end at the size), one
+/* For a new image, or one opened with is_append: allocate host space now for
+ * the clusters of [off, off+len) (cluster aligned, not yet allocated; the last may end at the size), one
  * piece in ascending order, so that later writes from several threads land in
  * guest order.  A reserved cluster that is zeroed instead of written becomes
  * a zero cluster; one that is never touched reads as unallocated.

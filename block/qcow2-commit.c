@@ -402,6 +402,10 @@ qcow2_commit (struct qcow2 *q, bool is_flush)
   lock_acquire (&q->lock);
   while (q->is_committing)
     lock_wait (&q->lock, &q->changed);
+  if (q->is_corrupt) {
+    lock_release (&q->lock);
+    return -EIO;
+  }
   if (is_clean (q, is_flush)) {
     lock_release (&q->lock);
     return is_flush ? qcow2_sync (q) : 0;

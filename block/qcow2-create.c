@@ -261,7 +261,7 @@ fill_new (struct qcow2 *q, const struct qcow2_create_options *o,
   enum qcow2_preallocation how = o->preallocation;
   int error;
 
-  q->is_new = true;
+  q->is_new = q->is_appending = true;
   q->is_writing_begun = true;
   q->blk.backing = o->backing;
   q->has_backing = has_backing (o);
@@ -320,7 +320,7 @@ qcow2_reserve (struct blk *blk, uint64_t len, uint64_t off)
   uint64_t size = blk_size (blk);
   int error;
 
-  if (blk->driver != &qcow2_driver || !q->is_new)
+  if (blk->driver != &qcow2_driver || !q->is_appending)
     return -ENOTSUP;
   if (!range_is_within (off, len, size) || (off & (q->cluster_size - 1))
       || ((len & (q->cluster_size - 1)) && off + len != size))

@@ -248,8 +248,11 @@ make_table (struct qcow2 *q, uint64_t i)
     qcow2_unalloc (q, host, 1);
     return error;
   }
-  if (old)
+  if (old) {
+    qcow2_overlap_remove (q, old);
     qcow2_free_later (q, old, q->cluster_size);
+  }
+  qcow2_overlap_add (q, host);
   q->l1.entries[i] = host | QCOW2_COPIED;
   qcow2_table_mark (&q->l1, i);
   return 0;

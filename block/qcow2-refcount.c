@@ -8,8 +8,9 @@
  * with refcount 0 may be taken at once.  Only one thread chooses at a time
  * (is_allocating), because slices may have to be read meanwhile.
  *
- * A new image hands out host space by a bump pointer, in the order of the
- * reservations; an existing one searches from next_host on.
+ * A new image, and one that is opened to be appended to, hands out host space
+ * by a bump pointer, in the order of the reservations; another one searches
+ * from next_host on.
  *
  * Called from threads that write, with the lock.
  */
@@ -125,7 +126,7 @@ change_refcounts (struct qcow2 *q, uint64_t cluster, uint64_t nr,
         set_refcount (s->buf->bytes, k, order, 1);
       else if (old > 0)
         set_refcount (s->buf->bytes, k, order, old - 1);
-      if (!is_taken && old == 1 && !q->is_new)
+      if (!is_taken && old == 1 && !q->is_appending)
         q->next_host = MIN (q->next_host,
                             (cluster - i + k) << q->cluster_bits);
     }
@@ -254,8 +255,9 @@ make_refblock (struct qcow2 *q, uint64_t i, uint64_t host)
   int error;
 
   blk_event (q->file, BLK_EVENT_REFBLOCK_ALLOC);
-  if (qcow2_is_metadata (q, host, q->cluster_size))
-    return -EIO;                /* damaged: in use, but refcount 0 */
+  error = qcow2_overlap_check (q, host, q->cluster_size);
+  if (error < 0)
+    return error;
   error = make_zero_space (q, host, q->cluster_size);
   if (error < 0)
     return error;
@@ -266,6 +268,7 @@ make_refblock (struct qcow2 *q, uint64_t i, uint64_t host)
     return error;
   }
   qcow2_table_mark (&q->reftable, i);
+  qcow2_overlap_add (q, host);
   return 0;
 }
 
@@ -405,9 +408,11 @@ search_and_take (struct qcow2 *q, uint64_t *nr, uint64_t *ret_host)
   error = search (q, nr, ret_host);
   if (error < 0)
     return error;
-  if (*ret_host >= QCOW2_MAX_HOST_OFFSET
-      || qcow2_is_metadata (q, *ret_host, *nr << q->cluster_bits))
-    return -EIO;                /* damaged: in use, but refcount 0 */
+  if (*ret_host >= QCOW2_MAX_HOST_OFFSET)
+    return -ENOSPC;
+  error = qcow2_overlap_check (q, *ret_host, *nr << q->cluster_bits);
+  if (error < 0)
+    return error;               /* damaged: in use, but refcount 0 */
   error = qcow2_grow_file (q, *ret_host + (*nr << q->cluster_bits));
   if (error < 0)
     return error;
@@ -510,7 +515,7 @@ qcow2_reserve_locked (struct qcow2 *q, uint64_t len, uint64_t off)
   return error;
 }
 
-/* For a new image. */
+/* For an image that only grows. */
 static int
 take_reserved_or_bump (struct qcow2 *q, uint64_t off, uint64_t *nr,
                        uint64_t *ret_host)
@@ -544,7 +549,7 @@ qcow2_alloc (struct qcow2 *q, uint64_t off, uint64_t *nr, uint64_t *ret_host,
 
   blk_event (q->file, BLK_EVENT_CLUSTER_ALLOC);
   allocating_begin (q);
-  if (q->is_new) {
+  if (q->is_appending) {
     error = take_reserved_or_bump (q, off, nr, ret_host);
     *ret_is_fresh = q->is_growable;
   } else {
@@ -565,7 +570,7 @@ qcow2_alloc_table (struct qcow2 *q, uint64_t *ret_host)
   int error;
 
   allocating_begin (q);
-  if (q->is_new) {
+  if (q->is_appending) {
     error = bump (q, &q->next_host, 1, &host);
     if (error == 0)
       error = take_refcounts (q, host, 1);
@@ -588,7 +593,7 @@ qcow2_alloc_run (struct qcow2 *q, uint64_t nr, uint64_t *ret_host)
   int error;
 
   allocating_begin (q);
-  if (!q->is_new) {
+  if (!q->is_appending) {
     end = round_up (MAX (q->file_end, q->next_host), q->cluster_size);
     pos = &end;
   }
@@ -655,6 +660,7 @@ qcow2_take_first (struct qcow2 *q, uint64_t end)
   for (uint64_t i = 0; i < nr_blocks; i++) {
     q->reftable.entries[i] = end + (i << q->cluster_bits);
     qcow2_table_mark (&q->reftable, i);
+    qcow2_overlap_add (q, end + (i << q->cluster_bits));
   }
   q->next_host = end + (nr_blocks << q->cluster_bits);
   return take_refcounts (q, 0, nr + nr_blocks);

@@ -203,6 +203,7 @@ drop_table (struct qcow2 *q, uint64_t i)
   if (error == 0) {
     qcow2_free_later (q, q->l1.entries[i] & QCOW2_OFFSET_MASK,
                       q->cluster_size);
+    qcow2_overlap_remove (q, q->l1.entries[i] & QCOW2_OFFSET_MASK);
     q->l1.entries[i] = 0;
     qcow2_table_mark (&q->l1, i);
   }
@@ -289,7 +290,7 @@ give_back (struct qcow2 *q, uint64_t size)
     error = qcow2_commit (q, true);
   if (error == 0 && qcow2_is_external (q) && blk_size (q->data) > size)
     error = blk_resize (q->data, size);
-  if (error < 0 || q->is_new)
+  if (error < 0 || q->is_appending)
     return error;
   lock_acquire (&q->lock);
   error = qcow2_shrink_file (q);

@@ -77,6 +77,8 @@ qcow2_step_prepare (struct qcow2 *q)
     q->is_writing_begun = error == 0;
     pthread_cond_broadcast (&q->changed);
   }
+  if (q->is_corrupt)
+    error = -EIO;
   is_full = q->dirty.len >= q->max_dirty || q->frees.len >= MAX_FREES;
   lock_release (&q->lock);
   if (error == 0 && is_full)
@@ -254,6 +256,8 @@ write_in_place (struct qcow2_step *s, const uint8_t *buf)
 
   /* Another program may have left the file shorter than its last cluster. */
   error = qcow2_grow_data (q, end);
+  if (error == 0 && !qcow2_is_external (q))
+    error = qcow2_overlap_check (q, s->run.host, s->len);
   lock_release (&q->lock);
   blk_event (q->file, BLK_EVENT_WRITE_AIO);
   if (error == 0)
@@ -268,6 +272,7 @@ find_place (struct qcow2_step *s, struct place *ret)
 {
   struct qcow2 *q = s->q;
   bool is_placed = qcow2_run_is_placed (&s->run);
+  int error;
 
   ret->unit_bits = q->sub_bits;
   ret->is_fresh = false;
@@ -278,7 +283,9 @@ find_place (struct qcow2_step *s, struct place *ret)
   }
   if (is_placed && s->run.is_copied) {
     ret->host = s->run.host - (s->off - s->start);
-    return qcow2_grow_data (q, ret->host + (s->nr << q->cluster_bits));
+    error = qcow2_overlap_check (q, ret->host, s->nr << q->cluster_bits);
+    return error < 0 ? error
+      : qcow2_grow_data (q, ret->host + (s->nr << q->cluster_bits));
   }
   /* The other subclusters are in the old place. */
   if (is_placed || s->run.type == QCOW2_PACKED)

@@ -154,7 +154,8 @@ zero_found (struct zeroing *z)
     return error;
   if (error == 0) {
     qcow2_step_cut_to_table (s);
-    c.len = s->len;
+    /* The last cluster goes with what lies beyond the disk's end. */
+    c.len = z->is_whole ? s->nr << s->q->cluster_bits : s->len;
     error = zero_external (z);
     if (error == 0)
       error = qcow2_l2_prepare (s->q, s->off);

@@ -7,6 +7,7 @@
  *   qcow2-meta.c       cached slices of L2 tables and refcount blocks
  *   qcow2-l2.c         guest clusters to host clusters, and changing that
  *   qcow2-refcount.c   host clusters: refcounts, allocation, reservations
+ *   qcow2-overlap.c    where metadata is, so that no data is written there
  *   qcow2-commit.c     writing metadata back in the order that survives a crash
  *   qcow2-read.c       reads and extents
  *   qcow2-write.c      steps; writes
@@ -172,6 +173,18 @@ struct qcow2_memo {
   unsigned depth;               /* below the node that remembers */
 };
 
+/* Bytes of the file. */
+struct qcow2_range {
+  uint64_t off, len;
+};
+
+/* Host clusters. */
+struct qcow2_set {
+  uint64_t *slots;
+  size_t cap, len;
+};
+
+DEFINE_VECTOR (qcow2_ranges, struct qcow2_range);
 DEFINE_VECTOR (qcow2_reservations, struct qcow2_reservation);
 DEFINE_VECTOR (qcow2_frees, struct qcow2_free);
 
@@ -200,9 +213,12 @@ struct qcow2 {
   unsigned refblock_bits;       /* log2 of entries of a refcount block */
   unsigned slice_bits;          /* log2 of bytes of a slice */
   bool is_new;                  /* created, not opened */
+  bool is_appending;            /* space is handed out in ascending order, none
+                                   is used again: new, or opened for that */
   bool is_growable;             /* file can be resized */
   bool has_backing;             /* unallocated is not zero */
   uint64_t backing_size;        /* UINT64_MAX if it is not known */
+  struct qcow2_ranges protected;        /* tables of snapshots; ascending */
   size_t max_clean;             /* slices */
   size_t max_dirty;
 
@@ -211,6 +227,8 @@ struct qcow2 {
   pthread_cond_t changed;       /* any of the flags and states below */
   struct qcow2_table l1;
   struct qcow2_table reftable;
+  struct qcow2_set tables;      /* L2 tables and refcount blocks */
+  bool is_corrupt;              /* nothing is written any more */
   struct qcow2_slice **hash;
   size_t nr_buckets;            /* fixed after open; a power of two */
   struct qcow2_slice_list clean;        /* last = least recently used */
@@ -219,8 +237,8 @@ struct qcow2 {
   struct reqlist claims;        /* guest ranges being changed */
   struct qcow2_reservations reservations;       /* ascending by off */
   struct qcow2_frees frees;
-  uint64_t next_host;           /* is_new: end of what is handed out; else no
-                                   cluster below is free */
+  uint64_t next_host;           /* is_appending: end of what is handed out;
+                                   else no cluster below is free */
   uint64_t fresh_from;          /* host clusters from here on were never
                                    written: they read as zeroes */
   uint64_t file_end;            /* the file must be kept this long */
@@ -462,6 +480,19 @@ int qcow2_grow_file (struct qcow2 *q, uint64_t end);
 int qcow2_grow_data (struct qcow2 *q, uint64_t end);
 /* True if [host, host+len) touches the header, L1 or refcount table. */
 bool qcow2_is_metadata (const struct qcow2 *q, uint64_t host, uint64_t len);
+
+/* --- qcow2-overlap.c */
+
+/* Learn where metadata lies, when an image is opened for writing. */
+int qcow2_overlap_load (struct qcow2 *q, struct error *err);
+/* A cluster becomes an L2 table or a refcount block, or is none any more. */
+void qcow2_overlap_add (struct qcow2 *q, uint64_t host);
+void qcow2_overlap_remove (struct qcow2 *q, uint64_t host);
+/* [host, host+len) of the file is about to become new data or a new table.
+ * -EIO, and the image is marked corrupt, if metadata is there; may release the
+ * lock for that.
+ */
+int qcow2_overlap_check (struct qcow2 *q, uint64_t host, uint64_t len);
 
 /* --- qcow2-commit.c */
 

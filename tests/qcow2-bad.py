@@ -172,6 +172,13 @@ def bad_snapshots_many(i):
     return READ, "65537 snapshots"
 
 
+def bad_snapshot_table(i):
+    # The snapshot's L1 table would be at 0x5555555555555555.
+    i.set32(60, 1)
+    i.set64(64, i.u64(i.l2()) & 0x00fffffffffffe00)
+    return WRITE, "entry 0 of the snapshot table is damaged"
+
+
 def bad_snapshots_unaligned(i):
     i.set32(60, 1)
     i.set64(64, 8)

@@ -497,6 +497,135 @@ test_reserve (void **state)
   subject_destroy (&s);
 }
 
+/* A new image that was flushed and then left alone is gone on with: what came
+ * after the flush is gone, and space is handed out in order behind the rest.
+ */
+static void
+test_append (void **state)
+{
+  struct qcow2_open_options options = { .is_append = true };
+  struct subject s;
+  uint64_t l1, l2, last = 0, entry;
+  struct file left;
+
+  subject_create (&s, UINT64_C (2) << 20, 65536, 0, false);
+  assert_int_equal (qcow2_reserve (s.node, 8 * 65536, 0), 0);
+  op_write (&s, 0, 4 * 65536);
+  assert_int_equal (blk_flush (s.node), 0);
+  assert_int_equal (blk_pwrite (s.node, s.model, 3 * 65536, 5 * 65536, 0), 0);
+  file_init (&left, CAPACITY);
+  memcpy (left.bytes, s.file.bytes, CAPACITY);
+  left.size = s.file.size;
+  assert_int_equal (blk_close (s.node), 0);
+  file_destroy (&s.file);
+  s.file = left;
+  check_image (&s, 0);
+
+  assert_int_equal (blk_qcow2_open (file_node (&s.file), &options, &s.node,
+                                    NULL), 0);
+  check_content (&s, 0, s.size);
+  assert_int_equal (qcow2_reserve (s.node, 20 * 65536, 4 * 65536), 0);
+  for (unsigned i = 23; i >= 4; i--)
+    op_write (&s, i * 65536, 65536 - (i % 2) * 700);
+  check_content (&s, 0, s.size);
+  assert_int_equal (blk_close (s.node), 0);
+  check_image (&s, 0);
+  l1 = load_be64 (s.file.bytes + 40);
+  l2 = load_be64 (s.file.bytes + l1) & UINT64_C (0x00fffffffffffe00);
+  for (unsigned i = 0; i < 24; i++, last = entry) {
+    entry = load_be64 (s.file.bytes + l2 + i * 8);
+    assert_true (entry > last);
+  }
+  subject_destroy (&s);
+}
+
+/* --- overlaps */
+
+/* A write to the image is refused, and the image is marked corrupt. */
+static void
+expect_corrupt (struct subject *s)
+{
+  struct qcow2_open_options options = { 0 };
+  uint8_t byte = 1;
+  struct error err = ERROR_INIT;
+
+  assert_int_equal (blk_pwrite (s->node, &byte, 1, 0, 0), -EIO);
+  /* Nothing more is written. */
+  assert_int_equal (blk_pwrite (s->node, &byte, 1, s->size - 1, 0), -EIO);
+  assert_int_equal (blk_flush (s->node), -EIO);
+  assert_int_equal (blk_close (s->node), -EIO);
+  assert_int_equal (load_be64 (s->file.bytes + 72), 2);
+  assert_int_equal (blk_qcow2_open (file_node (&s->file), &options, &s->node,
+                                    &err), -EROFS);
+  options.is_read_only = true;
+  assert_int_equal (blk_qcow2_open (file_node (&s->file), &options, &s->node,
+                                    &err), 0);
+  assert_int_equal (blk_close (s->node), 0);
+  subject_destroy (s);
+}
+
+/* Where the tables of the image are. */
+struct places {
+  uint64_t l1, l2, block;
+};
+
+static void
+damageable (struct subject *s, struct places *p)
+{
+  subject_create (s, UINT64_C (2) << 20, 4096, 0, false);
+  op_write (s, 0, 10 * 4096);
+  assert_int_equal (blk_close (s->node), 0);
+  p->l1 = load_be64 (s->file.bytes + 40);
+  p->l2 = load_be64 (s->file.bytes + p->l1) & UINT64_C (0x00fffffffffffe00);
+  p->block = load_be64 (s->file.bytes + load_be64 (s->file.bytes + 48));
+}
+
+static void
+open_damaged (struct subject *s)
+{
+  assert_int_equal (blk_qcow2_open (file_node (&s->file),
+                                    &(struct qcow2_open_options) { 0 },
+                                    &s->node, NULL), 0);
+}
+
+/* Data where a table is, and tables and data whose clusters count as free. */
+static void
+test_overlaps (void **state)
+{
+  const uint64_t copied = UINT64_C (1) << 63;
+  struct subject s;
+  struct places p;
+
+  damageable (&s, &p);
+  store_be64 (s.file.bytes + p.l2, p.l2 | copied);
+  open_damaged (&s);
+  expect_corrupt (&s);
+
+  damageable (&s, &p);
+  store_be64 (s.file.bytes + p.l2, p.block | copied);
+  open_damaged (&s);
+  expect_corrupt (&s);
+
+  /* The L2 table's refcount is 0: it is what the next cluster would take. */
+  damageable (&s, &p);
+  store_be64 (s.file.bytes + p.l2, 0);
+  memset (s.file.bytes + p.block + p.l2 / 4096 * 2, 0, 2);
+  open_damaged (&s);
+  expect_corrupt (&s);
+
+  /* The same of a snapshot's L1 table. */
+  damageable (&s, &p);
+  store_be32 (s.file.bytes + 60, 1);
+  store_be64 (s.file.bytes + 64, load_be64 (s.file.bytes + p.l2 + 8)
+              & ~copied);
+  memset (s.file.bytes + load_be64 (s.file.bytes + 64), 0, 4096);
+  store_be64 (s.file.bytes + load_be64 (s.file.bytes + 64),
+              load_be64 (s.file.bytes + p.l2) & ~copied);
+  store_be32 (s.file.bytes + load_be64 (s.file.bytes + 64) + 8, 16);
+  open_damaged (&s);
+  expect_corrupt (&s);
+}
+
 /* --- chains */
 
 #define NR_LAYERS 5
@@ -640,6 +769,8 @@ main (int argc, char *argv[])
     cmocka_unit_test (test_spill),
     cmocka_unit_test (test_reuse),
     cmocka_unit_test (test_reserve),
+    cmocka_unit_test (test_append),
+    cmocka_unit_test (test_overlaps),
     cmocka_unit_test (test_chain),
     cmocka_unit_test (test_parallel),
   };
