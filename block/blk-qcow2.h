@@ -92,10 +92,11 @@ int blk_qcow2_create (struct blk *file,
                       struct blk **ret, struct error *err);
 
 /* For a new image, or one opened with is_append: allocate host space now for
- * the clusters of [off, off+len) (cluster aligned, not yet allocated; the last may end at the size), one
- * piece in ascending order, so that later writes from several threads land in
- * guest order.  A reserved cluster that is zeroed instead of written becomes
- * a zero cluster; one that is never touched reads as unallocated.
+ * the clusters of [off, off+len) (cluster aligned, not yet allocated; the last
+ * may end at the size), one piece in ascending order, so that later writes from
+ * several threads land in guest order.  A reserved cluster that is zeroed
+ * instead of written becomes a zero cluster; one that is never touched reads as
+ * unallocated.
  */
 int qcow2_reserve (struct blk *blk, uint64_t len, uint64_t off);
 
