@@ -232,5 +232,78 @@ class Memory (Case):
                    "qemu-storage-daemon": qsd}
 
 
+class NoServer:
+    """For what is measured without one."""
+    command = ""
+
+    def cpu (self):
+        return 0
+
+
+class Qcow2Write (Case):
+    """Data that no layer can make smaller from a raw file into a new qcow2
+    image, which is then on stable storage."""
+    target = {"qemu-img convert": 1.3}
+
+    def moved (self):
+        return self.args.size or 4096 * MIB
+
+    def prepare (self):
+        random_file (self.path ("disk"), self.moved ())
+
+    def convert (self, argv, out):
+        def work ():
+            run (argv)
+            sync_file (out)
+        yield NoServer (), argv, work
+        os.unlink (out)
+
+    def ours (self):
+        out = self.path ("out.qcow2")
+        yield from self.convert ([self.tools.qcow2_load, "write",
+                                  self.path ("disk"), out], out)
+
+    def qemu_img (self):
+        out = self.path ("out.qcow2")
+        yield from self.convert (["qemu-img", "convert", "-f", "raw", "-O",
+                                  "qcow2", self.path ("disk"), out], out)
+
+    contestants = {"tidemark's driver": ours, "qemu-img convert": qemu_img}
+
+
+class Qcow2Chain (Case):
+    """All of a disk whose clusters are spread over 32 layers, and of one with
+    a single layer, 1 MiB at a time."""
+    target = {"one layer": 0.8}
+
+    def moved (self):
+        return self.args.size or 2048 * MIB
+
+    def prepare (self):
+        for nr, name in ((32, "chain-"), (1, "single-")):
+            run ([self.tools.qcow2_load, "chain", "%d" % self.moved (),
+                  "%d" % nr, self.path (name)])
+
+    def read (self, argv):
+        yield NoServer (), argv, lambda: run (argv)
+
+    def ours (self):
+        yield from self.read ([self.tools.qcow2_load, "read",
+                               self.path ("chain-31")])
+
+    def single (self):
+        yield from self.read ([self.tools.qcow2_load, "read",
+                               self.path ("single-0")])
+
+    def qemu_img (self):
+        yield from self.read (["qemu-img", "bench", "-f", "qcow2", "-d", "1",
+                               "-s", "1M", "-c", "%d" % (self.moved () // MIB),
+                               self.path ("chain-31")])
+
+    contestants = {"32 layers": ours, "one layer": single,
+                   "qemu-img bench, 32 layers": qemu_img}
+
+
 CASES = {"full": Full, "incremental": Incremental, "write": Write,
-         "write-depth1": WriteDepth1, "memory": Memory}
+         "write-depth1": WriteDepth1, "memory": Memory,
+         "qcow2-write": Qcow2Write, "qcow2-chain": Qcow2Chain}

@@ -10,7 +10,9 @@ timeout 120 "$top_srcdir/bench/bench" all --runs 1 --size $((16 << 20)) \
     > "$tmp/out" 2> "$tmp/err" || fail "$(cat "$tmp/err")"
 json '{k: [(c["name"], c["median"] > 0) for c in v["contestants"]]
        for k, v in j["cases"].items ()}' < "$tmp/r.json" > "$tmp/got"
-for case in full incremental write write-depth1 memory; do
+grep -q "'qcow2-write': \[([^]]*True), ([^]]*True)\]" "$tmp/got" ||
+    fail "qcow2-write: $(cat "$tmp/got")"
+for case in full incremental write write-depth1 memory qcow2-chain; do
     grep -q "'$case': \[([^]]*True), ([^]]*True), ([^]]*True)\]" "$tmp/got" ||
         fail "$case: $(cat "$tmp/got")"
     grep -q "^$case:" "$tmp/out" || fail "no table of $case"
