@@ -6,6 +6,9 @@ As a module: Qmp (path) with execute, wait_event and raw access.
 As a program: qmp_client.py SOCKET COMMAND [ARGUMENTS-AS-JSON]
 prints the return value as one line of JSON, or "CLASS: DESC" on stderr with
 exit status 1.
+   qmp_client.py --shell SOCKET
+reads lines "COMMAND KEY=VALUE..." as QEMU's qmp-shell does: a dot in KEY makes
+nested objects, VALUE is JSON or a string; prints each reply.
 """
 import json
 import socket
@@ -106,7 +109,41 @@ class Qmp:
             self.events.append(message)
 
 
+def shell_value(text):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def shell_request(line):
+    """What a line for qmp-shell means."""
+    command, *words = line.split()
+    arguments = {}
+    for word in words:
+        key, value = word.split("=", 1)
+        *path, last = key.split(".")
+        place = arguments
+        for name in path:
+            place = place.setdefault(name, {})
+        place[last] = shell_value(value)
+    request = {"execute": command}
+    if arguments:
+        request["arguments"] = arguments
+    return request
+
+
+def shell(path):
+    with Qmp(path) as qmp:
+        for line in sys.stdin:
+            qmp.send(shell_request(line))
+            print(json.dumps(qmp.reply()), flush=True)
+    return 0
+
+
 def main(argv):
+    if len(argv) == 3 and argv[1] == "--shell":
+        return shell(argv[2])
     if len(argv) not in (3, 4):
         sys.stderr.write(__doc__)
         return 2

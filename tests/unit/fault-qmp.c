@@ -64,6 +64,7 @@ teardown (void **state)
 {
   service_free (service);
   unlink ("vda.raw");
+  unlink ("vda.raw.tidemark");
   return chdir ("/") == 0 && rmdir (dir) == 0 ? 0 : -1;
 }
 
@@ -166,6 +167,60 @@ test_errors (void **state)
          "\"id\": \"00000000000000000000000000000000\"}}");
 }
 
+/* Two commands that undo each other. */
+static void
+check_pair (const char *text, const char *undo)
+{
+  long n;
+  bool fired;
+
+  for (n = 0;; n++) {
+    json_t *reply;
+
+    countdown = n;
+    has_fired = false;
+    reply = run (text);
+    fired = has_fired;
+    /* Whether or not the reply could be made, what was done can be undone. */
+    if (!reply || is_success (reply))
+      json_decref (run (undo));
+    json_decref (reply);
+    if (!fired)
+      break;
+  }
+  assert_true (n > 1);
+}
+
+static void
+test_nodes (void **state)
+{
+  static const char add[] = "{\"execute\": \"blockdev-add\", \"arguments\": "
+    "{\"driver\": \"raw\", \"node-name\": \"n\", \"file\": "
+    "{\"driver\": \"null-co\"}}}";
+  static const char del[] = "{\"execute\": \"blockdev-del\", \"arguments\": "
+    "{\"node-name\": \"n\"}}";
+  json_t *reply;
+
+  check_pair (add, del);
+  reply = run (add);
+  assert_true (is_success (reply));
+  json_decref (reply);
+  check ("{\"execute\": \"query-block\"}");
+  check ("{\"execute\": \"query-block-exports\"}");
+  check ("{\"execute\": \"blockdev-del\", \"arguments\": "
+         "{\"node-name\": \"no\"}}");
+  check ("{\"execute\": \"block-export-add\", \"arguments\": {\"type\": "
+         "\"nbd\", \"id\": \"e\", \"node-name\": \"n\"}}");
+  check ("{\"execute\": \"x-debug-block-dirty-bitmap-sha256\", "
+         "\"arguments\": {\"node\": \"vda\", \"name\": \"b\"}}");
+  check_pair ("{\"execute\": \"nbd-server-start\", \"arguments\": {\"addr\": "
+              "{\"type\": \"unix\", \"data\": {\"path\": \"x\"}}}}",
+              "{\"execute\": \"nbd-server-stop\"}");
+  reply = run (del);
+  assert_true (is_success (reply));
+  json_decref (reply);
+}
+
 static void
 test_backup (void **state)
 {
@@ -223,6 +278,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_queries),
     cmocka_unit_test (test_errors),
+    cmocka_unit_test (test_nodes),
     cmocka_unit_test (test_backup),
     cmocka_unit_test (test_inconsistent),
   };
