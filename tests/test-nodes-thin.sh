@@ -61,6 +61,12 @@ with Tidemarkd(tmp) as d, d.qmp() as q:
     q.wait_event("BLOCK_EXPORT_DELETED", id="e0")
     run(q, "block-dirty-bitmap-clear", node="q0", name="b0")
     check_equal(d.bitmaps(q, "q0")["b0"]["count"], 0, "count after clear")
+    run(q, "block-dirty-bitmap-add", node="q0", name="kept", persistent=True)
+    run(q, "blockdev-del", node_name="q0")
+    # What the image stores comes back with it.
+    run(q, "blockdev-add", driver="qcow2", node_name="q0",
+        file={"driver": "file", "filename": tmp + "/q.qcow2"})
+    check_equal(list(d.bitmaps(q, "q0")), ["kept"], "stored bitmaps")
     run(q, "blockdev-del", node_name="q0")
     check_equal(q.execute("query-named-block-nodes"), [], "nodes at the end")
 
@@ -84,3 +90,4 @@ check_equal(data[64 * K:68 * K], b"\7" * 4096, "written through the window")
 check_equal(data.count(7), 4096, "bytes written")
 END
 qemu-img check -q "$tmp/q.qcow2"
+qemu-img info "$tmp/q.qcow2" | grep -q "name: kept" || fail "bitmap in image"
