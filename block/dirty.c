@@ -414,6 +414,8 @@ dirty_add (struct dirty *d, const char *name, uint64_t granularity,
   return publish_new (d, bm, err);
 }
 
+#define NO_POINT ((struct point_id) { .bytes = { 0 } })
+
 /* The bits of a bitmap have been changed other than by dirty_mark. */
 static void
 bits_changed (struct bits *bits)
@@ -463,34 +465,51 @@ dirty_remove (struct dirty *d, const char *name, struct error *err)
   return r;
 }
 
+/* A reference to a bitmap that can be used. */
 static int
-clear_bits (struct dirty *d, const char *name, bool *ret_is_persistent,
+ref_usable (struct dirty *d, const char *name, struct dirty_bitmap **ret,
             struct error *err)
 {
-  struct dirty_bitmap *bm;
   size_t i;
   int r;
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
 
-  assert (gate_is_closed (d->gate));
   r = find_usable_locked (d, name, false, &i, err);
-  if (r < 0)
-    return r;
-  bm = d->bitmaps.ptr[i];
-  bitmap_clear_all (bm->bits->bitmap);
-  bits_changed (bm->bits);
-  bm->over_estimate = 0;
-  *ret_is_persistent = bm->is_persistent;
-  return 0;
+  if (r == 0)
+    *ret = dirty_ref (d->bitmaps.ptr[i]);
+  return r;
 }
 
+/* The bits are replaced: had they been cleared where they are, a power cut
+ * could leave some of them under the old base point.
+ */
 int
 dirty_clear (struct dirty *d, const char *name, struct error *err)
 {
-  bool is_persistent;
-  int r = clear_bits (d, name, &is_persistent, err);
+  struct dirty_bitmap *bm = NULL;
+  struct bits *fresh, *old;
+  int r;
 
-  return r == 0 && is_persistent ? dirty_commit_err (d, err) : r;
+  assert (gate_is_closed (d->gate));
+  r = ref_usable (d, name, &bm, err);
+  if (r < 0)
+    return r;
+  r = dirty_bits_new (d, d->size, bm->granularity, bm->is_persistent, &fresh);
+  if (r < 0) {
+    dirty_unref (bm);
+    return error_set_errno (err, -r, "Bitmap '%s'", name);
+  }
+  lock_acquire (&d->lock);
+  old = bm->bits;
+  bm->bits = fresh;
+  bm->over_estimate = 0;
+  bm->base = NO_POINT;
+  dirty_publish_locked (d);
+  lock_release (&d->lock);
+  r = bm->is_persistent ? dirty_commit_err (d, err) : 0;
+  dirty_bits_unref (old);
+  dirty_unref (bm);
+  return r;
 }
 
 static int
@@ -504,6 +523,11 @@ change_recording (struct dirty *d, const char *name, enum dirty_state state,
   r = find_usable_locked (d, name, false, &i, err);
   if (r < 0)
     return r;
+  /* What it has missed while it was disabled is in no backup that would count
+   * from its base point.
+   */
+  if (state == DIRTY_RECORDING && d->bitmaps.ptr[i]->state == DIRTY_DISABLED)
+    d->bitmaps.ptr[i]->base = NO_POINT;
   d->bitmaps.ptr[i]->state = state;
   *ret_is_persistent = d->bitmaps.ptr[i]->is_persistent;
   dirty_publish_locked (d);

@@ -133,10 +133,21 @@ def incremental(d, q, base):
         check_equal((bitmap["base"], bitmap["count"]), (base, 128 * K),
                     "merged back")
         # For the next round.
-        q.execute("block-dirty-bitmap-clear", {"node": "vda", "name": "new"})
         d.write("vda", 4 * M, 64 * K, 0)
-        q.execute("block-dirty-bitmap-clear", {"node": "vda", "name": "new"})
+        base = q.execute("backup-begin", {"disks": [
+            {"disk": "vda", "bitmap": "new"}]})["id"]
+        q.execute("backup-end", {"id": base, "success": True})
         d.write("vda", M, 64 * K, 2)
+    # What has been cleared counts from no point.
+    q.execute("block-dirty-bitmap-clear", {"node": "vda", "name": "new"})
+    refused(q, "GenericError", "no incremental backup of disk 'vda' is "
+            "possible: bitmap 'new' has no base point yet", "backup-begin",
+            {"bitmap": "new", "mode": "incremental"})
+    s = q.execute("backup-begin", {"disks": [{"disk": "vda",
+                                              "bitmap": "new"}]})
+    check_equal(s["disks"][0]["mode"], "full", "mode after clear")
+    q.execute("backup-end", {"id": s["id"], "success": True})
+    d.write("vda", M, 64 * K, 2)
 
 
 def cluster_size(d, q):

@@ -328,6 +328,49 @@ test_resize (void **state)
   dirty_unref (bm);
 }
 
+static bool
+has_base (const char *name)
+{
+  struct dirty_bitmap *bm = dirty_find (d, name);
+  struct dirty_info info;
+
+  assert_int_equal (dirty_get_info (bm, &info), 0);
+  free (info.name);
+  dirty_unref (bm);
+  return !point_id_is_none (&info.base);
+}
+
+static void
+give_base (const char *name)
+{
+  struct dirty_bitmap *bm = dirty_find (d, name);
+  struct point_id point;
+
+  assert_int_equal (point_id_random (&point), 0);
+  assert_int_equal (dirty_freeze (d, bm, NULL), 0);
+  dirty_drop (d, bm, &point);
+  dirty_unref (bm);
+  assert_true (has_base (name));
+}
+
+/* One that has missed a write, or forgotten one, counts from no point: an
+ * incremental backup from there would lack it.
+ */
+static void
+test_lost_base (void **state)
+{
+  assert_int_equal (dirty_add (d, "b", 0, 0, NULL), 0);
+  give_base ("b");
+  assert_int_equal (dirty_enable (d, "b", NULL), 0);
+  assert_true (has_base ("b"));
+  assert_int_equal (dirty_disable (d, "b", NULL), 0);
+  assert_int_equal (dirty_enable (d, "b", NULL), 0);
+  assert_false (has_base ("b"));
+  give_base ("b");
+  assert_int_equal (dirty_clear (d, "b", NULL), 0);
+  assert_false (has_base ("b"));
+}
+
 /* The naive model: one byte per granule, old and new bits apart. */
 #define NR 4
 #define MAX_GRANULES 2048
@@ -516,11 +559,15 @@ model_step (size_t i)
   switch (random () % 8) {
   case 0:
     assert_int_equal (dirty_clear (d, name, NULL), busy);
-    if (!busy)
+    if (!busy) {
       memset (m->old, 0, sizeof m->old);
+      memset (&m->base, 0, sizeof m->base);
+    }
     break;
   case 1:
     assert_int_equal (dirty_enable (d, name, NULL), busy);
+    if (!busy && !m->is_on)
+      memset (&m->base, 0, sizeof m->base);
     m->is_on = busy ? m->is_on : true;
     break;
   case 2:
@@ -669,6 +716,7 @@ main (void)
     cmocka_unit_test_setup_teardown (test_busy, setup, teardown),
     cmocka_unit_test_setup_teardown (test_inconsistent, setup, teardown),
     cmocka_unit_test_setup_teardown (test_removed, setup, teardown),
+    cmocka_unit_test_setup_teardown (test_lost_base, setup, teardown),
     cmocka_unit_test_setup_teardown (test_merge, setup, teardown),
     cmocka_unit_test_setup_teardown (test_resize, setup, teardown),
     cmocka_unit_test_setup_teardown (test_model, setup, teardown),
