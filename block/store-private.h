@@ -65,6 +65,8 @@ struct store {
 
   /* Changed by whoever has the claim, or during open and close. */
   struct store_header header;   /* as it is on disk */
+  uint64_t first_slot;          /* where the slot is that is written first: not
+                                   the one that was believed at open */
   struct store_record *records; /* likewise; header.nr_bitmaps */
   struct store_map intent_map;
   struct intent *intent;        /* changes with nobody inside the gate */

@@ -417,6 +417,19 @@ reset_live (struct store *s)
   }
 }
 
+/* The slot that is believed may be in the kernel only, also if it has been
+ * synced in vain; and the power may fail while the other one is replaced.
+ */
+static int
+make_slot_durable (struct store *s)
+{
+  const uint64_t off = STORE_SLOT_SIZE - s->first_slot;
+  int r = s->io->pread (s->io, s->file, s->slot, STORE_SLOT_SIZE, off);
+
+  return r < 0 ? r : s->io->pwrite (s->io, s->file, s->slot, STORE_SLOT_SIZE,
+                                    off, STORE_IO_DURABLE);
+}
+
 int
 store_recover (struct store *s, const struct store_options *options,
                struct error *err)
@@ -427,6 +440,8 @@ store_recover (struct store *s, const struct store_options *options,
   r = store_note_committed (s);
   if (r == 0)
     r = judge (s, options, &rc);
+  if (r == 0 && rc.found == FOUND_SAME_BOOT)
+    r = make_slot_durable (s);
   if (r == 0)
     r = recover_entries (s, &rc);
   if (r < 0)

@@ -240,7 +240,8 @@ store_unclaim (struct store *s)
 /*---- The table ----*/
 
 /* Until the first slot is written the other one holds; from then on the first.
- * At rest both say the same, so that one may be damaged.
+ * At rest both say the same, so that one may be damaged.  After a crash it may
+ * be: so the one that was believed at open is the last to be written.
  */
 int
 store_write_slots (struct store *s)
@@ -250,10 +251,11 @@ store_write_slots (struct store *s)
 
   s->header.generation++;
   len = store_encode (&s->header, s->records, s->slot);
-  r = s->io->pwrite (s->io, s->file, s->slot, len, 0, STORE_IO_DURABLE);
+  r = s->io->pwrite (s->io, s->file, s->slot, len, s->first_slot,
+                     STORE_IO_DURABLE);
   if (r == 0)
-    r = s->io->pwrite (s->io, s->file, s->slot, len, STORE_SLOT_SIZE,
-                       STORE_IO_DURABLE);
+    r = s->io->pwrite (s->io, s->file, s->slot, len,
+                       STORE_SLOT_SIZE - s->first_slot, STORE_IO_DURABLE);
   return r;
 }
 
