@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "range.h"
 #include "sim.h"
@@ -44,6 +45,7 @@ struct sim_file {
   unsigned char *durable;
   struct version **newest;      /* of each cell; NULL = synced */
   bool *is_mapped;              /* each page */
+  bool *is_used;                /* each page: may be other than zero */
   struct cell_list unsynced;    /* the cells that have versions */
   uint64_t failed_write;        /* the last write before a failed sync */
 };
@@ -51,6 +53,7 @@ struct sim_file {
 struct sim {
   pthread_mutex_t lock;
   struct sim_file *files;
+  struct sim_file *removed;     /* without a name, perhaps still mapped */
   uint64_t nr_writes;
   uint64_t nr_steps;
   void (*step) (void *opaque);
@@ -59,15 +62,63 @@ struct sim {
   void *sync_opaque;
 };
 
+/* Memory of files that are gone, all zero: to have it from the system each time
+ * would take longer than all the rest.
+ */
+struct spare {
+  struct spare *next;
+  size_t len;
+  void *ptr;
+};
+
+static pthread_mutex_t spares_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct spare *spares;
+
+static void *
+take_spare (size_t len)
+{
+  struct spare **p, *spare;
+  void *ptr = NULL;
+
+  pthread_mutex_lock (&spares_lock);
+  for (p = &spares; (spare = *p) != NULL && ptr == NULL; p = &spare->next)
+    if (spare->len == len) {
+      ptr = spare->ptr;
+      *p = spare->next;
+      free (spare);
+      break;
+    }
+  pthread_mutex_unlock (&spares_lock);
+  return ptr;
+}
+
+/* len bytes of zeroes, whole pages. */
 static void *
 allocate (size_t len)
 {
-  void *p = aligned_alloc (PAGE, round_up (MAX (len, 1), PAGE));
+  void *p = take_spare (len);
 
-  if (p == NULL)
+  if (p)
+    return p;
+  p = mmap (NULL, len, PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED)
     abort ();
-  memset (p, 0, len);
   return p;
+}
+
+/* Give len zeroes back. */
+static void
+keep_spare (void *ptr, size_t len)
+{
+  struct spare *spare = malloc (sizeof *spare);
+
+  if (spare == NULL)
+    abort ();
+  pthread_mutex_lock (&spares_lock);
+  *spare = (struct spare) { spares, len, ptr };
+  spares = spare;
+  pthread_mutex_unlock (&spares_lock);
 }
 
 struct sim *
@@ -79,6 +130,12 @@ sim_new (void)
     abort ();
   pthread_mutex_init (&s->lock, NULL);
   return s;
+}
+
+static size_t
+newest_size (const struct sim_file *f)
+{
+  return round_up (f->capacity / f->cell * sizeof *f->newest, PAGE);
 }
 
 /* The chain of versions of a cell. */
@@ -102,10 +159,16 @@ file_free (struct sim_file *f)
   for (i = 0; i < f->unsynced.len; i++)
     forget (f, f->unsynced.ptr[i]);
   cell_list_reset (&f->unsynced);
-  free (f->cache);
-  free (f->durable);
-  free (f->newest);
+  for (i = 0; i < f->capacity / PAGE; i++)
+    if (f->is_used[i]) {
+      memset (f->cache + i * PAGE, 0, PAGE);
+      memset (f->durable + i * PAGE, 0, PAGE);
+    }
+  keep_spare (f->cache, f->capacity);
+  keep_spare (f->durable, f->capacity);
+  keep_spare (f->newest, newest_size (f));
   free (f->is_mapped);
+  free (f->is_used);
   free (f->name);
   free (f);
 }
@@ -119,6 +182,10 @@ sim_free (struct sim *s)
     return;
   while ((f = s->files) != NULL) {
     s->files = f->next;
+    file_free (f);
+  }
+  while ((f = s->removed) != NULL) {
+    s->removed = f->next;
     file_free (f);
   }
   pthread_mutex_destroy (&s->lock);
@@ -168,9 +235,10 @@ create_locked (struct sim *s, const char *name, bool is_data, size_t cell,
   f->capacity = capacity;
   f->cache = allocate (capacity);
   f->durable = allocate (capacity);
-  f->newest = calloc (capacity / cell, sizeof *f->newest);
+  f->newest = allocate (newest_size (f));
   f->is_mapped = calloc (capacity / PAGE, sizeof *f->is_mapped);
-  if (f->name == NULL || f->newest == NULL || f->is_mapped == NULL)
+  f->is_used = calloc (capacity / PAGE, sizeof *f->is_used);
+  if (f->name == NULL || f->is_mapped == NULL || f->is_used == NULL)
     abort ();
   /* In order of creation, so that a seed always draws alike. */
   for (end = &s->files; *end; end = &(*end)->next)
@@ -210,7 +278,8 @@ remove_locked (struct sim *s, const char *name)
   for (p = &s->files; (f = *p) != NULL; p = &f->next)
     if (strcmp (f->name, name) == 0) {
       *p = f->next;
-      file_free (f);
+      f->next = s->removed;
+      s->removed = f;
       return;
     }
 }
@@ -241,6 +310,27 @@ sim_rename (struct sim *s, const char *from, const char *to)
 
 /*---- Versions ----*/
 
+static void
+use_pages (struct sim_file *f, uint64_t off, uint64_t len)
+{
+  uint64_t page;
+
+  for (page = off / PAGE; page < div_round_up (off + len, PAGE); page++)
+    f->is_used[page] = true;
+}
+
+/* The used pages. */
+static void
+copy_pages (const struct sim_file *f, unsigned char *to,
+            const unsigned char *from)
+{
+  uint64_t off;
+
+  for (off = 0; off < f->size; off += PAGE)
+    if (f->is_used[off / PAGE])
+      memcpy (to + off, from + off, MIN (PAGE, f->size - off));
+}
+
 /* Other threads may be setting bits of it. */
 static void
 load_cell (const struct sim_file *f, uint64_t i, void *ret)
@@ -259,10 +349,10 @@ last_content (const struct sim_file *f, uint64_t i)
   return f->newest[i] ? f->newest[i]->data : f->durable + i * f->cell;
 }
 
-/* Note the cell's content if it is not what it was; true then.  If is_write,
- * also if it is: a write was made.
+/* Note the cell's content if it is not what it was.  If is_write, also if it
+ * is: a write was made.
  */
-static bool
+static void
 note_cell (struct sim_file *f, uint64_t i, uint64_t write, bool is_write)
 {
   uint64_t data[512 / 8];
@@ -271,7 +361,7 @@ note_cell (struct sim_file *f, uint64_t i, uint64_t write, bool is_write)
   assert (f->cell % 8 == 0 && f->cell <= sizeof data);
   load_cell (f, i, data);
   if (!is_write && memcmp (data, last_content (f, i), f->cell) == 0)
-    return false;
+    return;
   v = malloc (sizeof *v + f->cell);
   if (v == NULL)
     abort ();
@@ -281,14 +371,12 @@ note_cell (struct sim_file *f, uint64_t i, uint64_t write, bool is_write)
   if (v->older == NULL && cell_list_append (&f->unsynced, (uint32_t) i) < 0)
     abort ();
   f->newest[i] = v;
-  return true;
 }
 
 static void
 look_at_mappings (struct sim *s)
 {
   struct sim_file *f;
-  bool has_changed = false;
   uint64_t page, i;
 
   for (f = s->files; f; f = f->next)
@@ -297,15 +385,15 @@ look_at_mappings (struct sim *s)
         continue;
       for (i = page * PAGE / f->cell;
            i < MIN ((page + 1) * PAGE, f->size) / f->cell; i++)
-        has_changed |= note_cell (f, i, s->nr_writes + 1, false);
+        note_cell (f, i, s->nr_writes + 1, false);
     }
-  s->nr_writes += has_changed;
 }
 
 static void
 step_locked (struct sim *s)
 {
   look_at_mappings (s);
+  s->nr_writes++;
   s->nr_steps++;
   if (s->step)
     s->step (s->step_opaque);
@@ -359,6 +447,21 @@ sim_resize (struct sim_file *f, uint64_t size)
   return 0;
 }
 
+static void
+read_cache (const struct sim_file *f, void *buf, uint64_t len, uint64_t off)
+{
+  uint64_t n;
+  char *p = buf;
+
+  for (; len > 0; p += n, off += n, len -= n) {
+    n = MIN (PAGE - off % PAGE, len);
+    if (f->is_used[off / PAGE])
+      memcpy (p, f->cache + off, n);
+    else
+      memset (p, 0, n);
+  }
+}
+
 int
 sim_read (struct sim_file *f, void *buf, uint64_t len, uint64_t off)
 {
@@ -366,7 +469,7 @@ sim_read (struct sim_file *f, void *buf, uint64_t len, uint64_t off)
 
   pthread_mutex_lock (&f->sim->lock);
   if (range_is_within (off, len, f->size)) {
-    memcpy (buf, f->cache + off, len);
+    read_cache (f, buf, len, off);
     r = 0;
   }
   pthread_mutex_unlock (&f->sim->lock);
@@ -383,8 +486,9 @@ sim_write (struct sim_file *f, const void *buf, uint64_t len, uint64_t off)
   pthread_mutex_lock (&s->lock);
   if (range_is_within (off, len, f->size)) {
     look_at_mappings (s);
+    use_pages (f, off, len);
     memcpy (f->cache + off, buf, len);
-    s->nr_writes++;
+    s->nr_writes += 2;
     for (i = off / f->cell; i < div_round_up (off + len, f->cell); i++)
       note_cell (f, i, s->nr_writes, true);
     step_locked (s);
@@ -411,7 +515,7 @@ sim_mapped (struct sim_file *f, uint64_t off, uint64_t len, bool is_mapped)
    */
   if (is_mapped)
     for (page = off / PAGE; page < div_round_up (off + len, PAGE); page++)
-      f->is_mapped[page] = true;
+      f->is_mapped[page] = f->is_used[page] = true;
   else
     look_at_mappings (f->sim);
   pthread_mutex_unlock (&f->sim->lock);
@@ -472,7 +576,8 @@ struct draw {
   enum sim_choice choice;
   uint64_t salt;
   uint64_t last_write;          /* PREFIX */
-  uint64_t *random;
+  uint64_t random;              /* of one cell: what is drawn for it depends on
+                                   no other, which may hold the time */
 };
 
 static bool
@@ -499,7 +604,7 @@ draw_any (const struct sim_file *f, uint64_t i, uint64_t *random)
 }
 
 static const struct version *
-draw_version (const struct sim_file *f, uint64_t i, const struct draw *draw)
+draw_version (const struct sim_file *f, uint64_t i, struct draw *draw)
 {
   const struct version *v = f->newest[i];
 
@@ -513,7 +618,7 @@ draw_version (const struct sim_file *f, uint64_t i, const struct draw *draw)
   case SIM_OTHERS_ONLY:
     return f->is_data ? NULL : v;
   case SIM_DATA_AND_RANDOM:
-    return f->is_data ? v : draw_any (f, i, draw->random);
+    return f->is_data ? v : draw_any (f, i, &draw->random);
   case SIM_WRITES:
     while (v && !is_kept (draw, v->write))
       v = v->older;
@@ -523,23 +628,26 @@ draw_version (const struct sim_file *f, uint64_t i, const struct draw *draw)
       v = v->older;
     return v;
   default:
-    return draw_any (f, i, draw->random);
+    return draw_any (f, i, &draw->random);
   }
 }
 
 static void
-cut_cell (const struct sim_file *f, uint64_t i, const struct draw *draw,
+cut_cell (const struct sim_file *f, uint64_t i, struct draw *draw,
           unsigned char *ret)
 {
-  const struct version *v = draw_version (f, i, draw);
+  const struct version *v;
   size_t len = f->cell;
+
+  draw->random = draw->salt + i * UINT64_C (0x9e3779b97f4a7c15);
+  v = draw_version (f, i, draw);
 
   if (v)
     memcpy (ret, v->data, len);
   if (draw->choice == SIM_TORN && f->cell > 8) {
     /* Its first words are of another version. */
-    v = draw_any (f, i, draw->random);
-    len = sim_random (draw->random) % (f->cell / 8 + 1) * 8;
+    v = draw_any (f, i, &draw->random);
+    len = sim_random (&draw->random) % (f->cell / 8 + 1) * 8;
     memcpy (ret, v ? v->data : f->durable + i * f->cell, len);
   }
 }
@@ -551,7 +659,8 @@ copy_file (struct sim *to, const struct sim_file *f,
   struct sim_file *copy = create_locked (to, f->name, f->is_data, f->cell,
                                          f->size, f->capacity);
 
-  memcpy (copy->durable, content, f->size);
+  memcpy (copy->is_used, f->is_used, f->capacity / PAGE);
+  copy_pages (f, copy->durable, content);
   return copy;
 }
 
@@ -559,13 +668,13 @@ struct sim *
 sim_cut_locked (struct sim *s, enum sim_choice choice, uint64_t *random)
 {
   struct sim *cut = sim_new ();
-  struct draw draw = { .choice = choice, .random = random };
+  struct draw draw = { .choice = choice };
   struct sim_file *copy;
   size_t n;
   uint64_t i;
 
-  draw.salt = sim_random (random);
   for (const struct sim_file *f = s->files; f; f = f->next) {
+    draw.salt = sim_random (random);
     draw.last_write = sim_random (random) % 32;
     draw.last_write = s->nr_writes - MIN (draw.last_write, s->nr_writes);
     copy = copy_file (cut, f, f->durable);
@@ -573,7 +682,7 @@ sim_cut_locked (struct sim *s, enum sim_choice choice, uint64_t *random)
       i = f->unsynced.ptr[n];
       cut_cell (f, i, &draw, copy->durable + i * f->cell);
     }
-    memcpy (copy->cache, copy->durable, f->size);
+    copy_pages (copy, copy->cache, copy->durable);
   }
   return cut;
 }
@@ -590,6 +699,25 @@ sim_cut (struct sim *s, enum sim_choice choice, uint64_t *random)
   return cut;
 }
 
+/* The same cell, with all its versions. */
+static void
+copy_versions (struct sim_file *to, const struct sim_file *from, uint32_t i)
+{
+  struct version **end = &to->newest[i];
+  const struct version *v;
+
+  for (v = from->newest[i]; v; v = v->older) {
+    *end = malloc (sizeof *v + from->cell);
+    if (*end == NULL)
+      abort ();
+    memcpy (*end, v, sizeof *v + from->cell);
+    (*end)->older = NULL;
+    end = &(*end)->older;
+  }
+  if (cell_list_append (&to->unsynced, i) < 0)
+    abort ();
+}
+
 struct sim *
 sim_copy_locked (struct sim *s)
 {
@@ -600,9 +728,16 @@ sim_copy_locked (struct sim *s)
   for (const struct sim_file *f = s->files; f; f = f->next) {
     to = copy_file (copy, f, f->durable);
     for (i = 0; i < f->size / f->cell; i++)
-      load_cell (f, i, to->durable + i * f->cell);
-    memcpy (to->cache, to->durable, f->size);
+      if (f->is_used[i * f->cell / PAGE])
+        load_cell (f, i, to->cache + i * f->cell);
+    for (i = 0; i < f->unsynced.len; i++)
+      copy_versions (to, f, f->unsynced.ptr[i]);
+    memcpy (to->is_mapped, f->is_mapped,
+            f->capacity / PAGE * sizeof *f->is_mapped);
+    to->failed_write = f->failed_write;
   }
+  copy->nr_writes = s->nr_writes;
+  look_at_mappings (copy);
   return copy;
 }
 

@@ -93,7 +93,8 @@ struct sim *sim_cut (struct sim *sim, enum sim_choice choice,
                      uint64_t *random);
 struct sim *sim_cut_locked (struct sim *sim, enum sim_choice choice,
                             uint64_t *random);
-/* A machine with all that is in the caches now: what a killed program leaves.
+/* The same machine, with all that is in the caches and nothing more certain to
+ * be on disk: what a killed program leaves.
  */
 struct sim *sim_copy (struct sim *sim);
 struct sim *sim_copy_locked (struct sim *sim);

@@ -212,6 +212,31 @@ test_data_only (void **state)
   sim_free (machine);
 }
 
+/* A copy's caches are whole, and are not durable. */
+static void
+test_copy (void **state)
+{
+  struct fixture *f = *state;
+  struct sim *old = f->sim;
+  unsigned char byte;
+
+  sim_mapped (f->other, 0, 4096, true);
+  fill (f->other, 0, 1, 1);
+  fill (f->other, 0, 1, 2);
+  memset ((char *) sim_cache (f->other) + CELL, 3, CELL);
+  f->sim = sim_copy (old);
+  sim_free (old);
+  f->other = sim_find (f->sim, "other");
+  assert_int_equal (sim_read (f->other, &byte, 1, CELL), 0);
+  assert_int_equal (byte, 3);
+  assert_int_equal (possible (f, SIM_RANDOM, 0), 1u << 0 | 1u << 1 | 1u << 2);
+  assert_int_equal (possible (f, SIM_RANDOM, 1), 1u << 0 | 1u << 3);
+  memset ((char *) sim_cache (f->other) + CELL, 4, CELL);
+  sim_sync (f->other, 0, 0);
+  assert_int_equal (possible (f, SIM_RANDOM, 0), 1u << 2);
+  assert_int_equal (possible (f, SIM_RANDOM, 1), 1u << 4);
+}
+
 static void
 count_step (void *opaque)
 {
@@ -272,6 +297,7 @@ main (void)
     T (test_failed_sync),
     T (test_mapping),
     T (test_data_only),
+    T (test_copy),
     T (test_steps),
     T (test_names_and_sizes),
   };

@@ -1,0 +1,570 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the bitmaps of a simulated disk have to be, see model.h. */
+#include "config.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dirty.h"
+#include "model.h"
+#include "range.h"
+
+#define SECTOR 512
+
+/* What was recorded from some moment on. */
+struct record {
+  bool writes[MODEL_MAX_WRITES];        /* by their numbers */
+  bool *marked;                 /* granules; may be more than writes say */
+};
+
+struct bitmap_model {
+  char name[16];
+  uint64_t granularity;
+  bool is_recording;
+  bool is_frozen;
+  bool was_disabled;            /* is_frozen: before */
+  struct point_id base;
+  struct record since_base;
+  struct record since_point;    /* is_frozen */
+};
+
+struct table {
+  unsigned nr;
+  struct bitmap_model bitmaps[MODEL_MAX_BITMAPS];
+};
+
+struct model {
+  uint64_t size;
+  pthread_mutex_t lock;
+  uint32_t nr_writes;
+  struct table *now;
+  struct table *next;           /* a command is in progress */
+};
+
+static uint64_t
+nr_granules (const struct model *m, const struct bitmap_model *b)
+{
+  return div_round_up (m->size, b->granularity);
+}
+
+/*---- Tables ----*/
+
+static bool *
+new_marks (const struct model *m, const struct bitmap_model *b,
+           const bool *from)
+{
+  bool *marks = calloc (nr_granules (m, b), sizeof *marks);
+
+  assert (marks != NULL);
+  if (from)
+    memcpy (marks, from, nr_granules (m, b));
+  return marks;
+}
+
+static void
+reset_record (const struct model *m, const struct bitmap_model *b,
+              struct record *r)
+{
+  memset (r->writes, 0, sizeof r->writes);
+  memset (r->marked, 0, nr_granules (m, b));
+}
+
+static void
+table_free (struct table *t)
+{
+  unsigned i;
+
+  for (i = 0; t && i < t->nr; i++) {
+    free (t->bitmaps[i].since_base.marked);
+    free (t->bitmaps[i].since_point.marked);
+  }
+  free (t);
+}
+
+static struct table *
+table_copy (const struct model *m, const struct table *from)
+{
+  struct table *t = malloc (sizeof *t);
+  struct bitmap_model *b;
+  unsigned i;
+
+  assert (t != NULL);
+  *t = *from;
+  for (i = 0; i < t->nr; i++) {
+    b = &t->bitmaps[i];
+    b->since_base.marked = new_marks (m, b, b->since_base.marked);
+    b->since_point.marked = new_marks (m, b, b->since_point.marked);
+  }
+  return t;
+}
+
+static struct bitmap_model *
+find (struct table *t, const char *name)
+{
+  unsigned i;
+
+  for (i = 0; i < t->nr; i++)
+    if (strcmp (t->bitmaps[i].name, name) == 0)
+      return &t->bitmaps[i];
+  return NULL;
+}
+
+/* One that is there. */
+static struct bitmap_model *
+get (struct table *t, const char *name)
+{
+  struct bitmap_model *b = find (t, name);
+
+  if (b == NULL)
+    abort ();
+  return b;
+}
+
+struct model *
+model_new (uint64_t size)
+{
+  struct model *m = calloc (1, sizeof *m);
+
+  assert (m != NULL);
+  m->size = size;
+  pthread_mutex_init (&m->lock, NULL);
+  m->now = calloc (1, sizeof *m->now);
+  assert (m->now != NULL);
+  return m;
+}
+
+void
+model_free (struct model *m)
+{
+  table_free (m->now);
+  table_free (m->next);
+  pthread_mutex_destroy (&m->lock);
+  free (m);
+}
+
+/*---- Writes and commands ----*/
+
+static void
+record_write (const struct bitmap_model *b, struct record *r,
+              uint32_t number, uint64_t off, uint64_t len)
+{
+  uint64_t g;
+
+  r->writes[number] = true;
+  for (g = off / b->granularity; g <= (off + len - 1) / b->granularity; g++)
+    r->marked[g] = true;
+}
+
+uint32_t
+model_write (struct model *m, uint64_t off, uint64_t len)
+{
+  struct bitmap_model *b;
+  uint32_t number = 0;
+  unsigned i;
+
+  pthread_mutex_lock (&m->lock);
+  assert (m->next == NULL);
+  if (m->nr_writes + 1 < MODEL_MAX_WRITES) {
+    number = ++m->nr_writes;
+    for (i = 0; i < m->now->nr; i++) {
+      b = &m->now->bitmaps[i];
+      if (!b->is_recording)
+        continue;
+      record_write (b, &b->since_base, number, off, len);
+      if (b->is_frozen)
+        record_write (b, &b->since_point, number, off, len);
+    }
+  }
+  pthread_mutex_unlock (&m->lock);
+  return number;
+}
+
+/* The table as it will be: to be changed, then published. */
+static struct table *
+begin (struct model *m)
+{
+  assert (m->next == NULL);
+  return table_copy (m, m->now);
+}
+
+static void
+publish (struct model *m, struct table *next)
+{
+  pthread_mutex_lock (&m->lock);
+  m->next = next;
+  pthread_mutex_unlock (&m->lock);
+}
+
+void
+model_end (struct model *m, bool is_done)
+{
+  pthread_mutex_lock (&m->lock);
+  assert (m->next != NULL);
+  table_free (is_done ? m->now : m->next);
+  if (is_done)
+    m->now = m->next;
+  m->next = NULL;
+  pthread_mutex_unlock (&m->lock);
+}
+
+void
+model_add (struct model *m, const char *name, uint64_t granularity,
+           bool is_disabled)
+{
+  struct table *t = begin (m);
+  struct bitmap_model *b = &t->bitmaps[t->nr++];
+
+  assert (t->nr <= MODEL_MAX_BITMAPS);
+  memset (b, 0, sizeof *b);
+  snprintf (b->name, sizeof b->name, "%s", name);
+  b->granularity = granularity;
+  b->is_recording = !is_disabled;
+  b->since_base.marked = new_marks (m, b, NULL);
+  b->since_point.marked = new_marks (m, b, NULL);
+  publish (m, t);
+}
+
+void
+model_remove (struct model *m, const char *name)
+{
+  struct table *t = begin (m);
+  struct bitmap_model *b = get (t, name);
+
+  free (b->since_base.marked);
+  free (b->since_point.marked);
+  t->nr--;
+  memmove (b, b + 1, (size_t) (&t->bitmaps[t->nr] - b) * sizeof *b);
+  publish (m, t);
+}
+
+void
+model_clear (struct model *m, const char *name)
+{
+  struct table *t = begin (m);
+  struct bitmap_model *b = get (t, name);
+
+  reset_record (m, b, &b->since_base);
+  memset (&b->base, 0, sizeof b->base);
+  publish (m, t);
+}
+
+void
+model_set_recording (struct model *m, const char *name, bool is_recording)
+{
+  struct table *t = begin (m);
+  struct bitmap_model *b = get (t, name);
+
+  /* It has missed writes. */
+  if (is_recording && !b->is_recording)
+    memset (&b->base, 0, sizeof b->base);
+  b->is_recording = is_recording;
+  publish (m, t);
+}
+
+void
+model_merge (struct model *m, const char *target, const char *source)
+{
+  struct table *t = begin (m);
+  struct bitmap_model *to = get (t, target), *from = get (t, source);
+  uint64_t g, off;
+  struct bitmap_model *before = get (m->now, target);
+  unsigned i;
+
+  for (i = 0; i < MODEL_MAX_WRITES; i++)
+    to->since_base.writes[i] |= from->since_base.writes[i];
+  for (off = 0; off < m->size; off += SECTOR) {
+    g = off / from->granularity;
+    /* Half merged it is still right. */
+    if (from->since_base.marked[g])
+      to->since_base.marked[off / to->granularity]
+        = before->since_base.marked[off / to->granularity] = true;
+  }
+  publish (m, t);
+}
+
+void
+model_freeze (struct model *m, const char *name)
+{
+  struct table *t = begin (m);
+  struct bitmap_model *b = get (t, name);
+
+  /* One that was disabled records until the end, and in case of success on. */
+  if (!b->is_recording)
+    memset (&b->base, 0, sizeof b->base);
+  b->was_disabled = !b->is_recording;
+  b->is_recording = true;
+  b->is_frozen = true;
+  reset_record (m, b, &b->since_point);
+  publish (m, t);
+}
+
+void
+model_drop (struct model *m, const char *name, const struct point_id *point)
+{
+  struct table *t = begin (m);
+  struct bitmap_model *b = get (t, name);
+  struct record old = b->since_base;
+
+  b->since_base = b->since_point;
+  b->since_point = old;
+  b->is_frozen = false;
+  b->base = *point;
+  publish (m, t);
+}
+
+void
+model_merge_back (struct model *m, const char *name)
+{
+  struct table *t = begin (m);
+  struct bitmap_model *b = get (t, name);
+
+  b->is_frozen = false;
+  b->is_recording = !b->was_disabled;
+  publish (m, t);
+}
+
+unsigned
+model_nr_bitmaps (struct model *m)
+{
+  return m->now->nr;
+}
+
+const char *
+model_name (struct model *m, unsigned i)
+{
+  return m->now->bitmaps[i].name;
+}
+
+bool
+model_is_frozen (struct model *m, unsigned i)
+{
+  return m->now->bitmaps[i].is_frozen;
+}
+
+/*---- Checking ----*/
+
+/* Bitmaps found on a disk. */
+struct found {
+  struct dirty_info *infos;
+  size_t nr;
+  bool *bits[MODEL_MAX_BITMAPS];        /* of each granule */
+};
+
+static bool *
+read_bits (struct model *m, struct disk *disk, const struct dirty_info *info)
+{
+  bool *bits = calloc (div_round_up (m->size, info->granularity) + 1, 1);
+  struct dirty_bitmap *bm = dirty_find (disk_dirty (disk), info->name);
+  struct extents e;
+  uint64_t g;
+  size_t i;
+
+  assert (bits != NULL && bm != NULL);
+  extents_init (&e, m->size / SECTOR + 1);
+  if (dirty_extents (bm, m->size, 0, &e) == 0)
+    for (i = 0; i < e.len; i++)
+      for (g = e.ptr[i].off / info->granularity; e.ptr[i].value
+           && g * info->granularity < e.ptr[i].off + e.ptr[i].len; g++)
+        bits[g] = true;
+  extents_free (&e);
+  dirty_unref (bm);
+  return bits;
+}
+
+static bool
+read_disk (struct model *m, struct disk *disk, struct found *f)
+{
+  size_t i;
+
+  memset (f, 0, sizeof *f);
+  if (dirty_list (disk_dirty (disk), &f->infos, &f->nr) < 0)
+    abort ();
+  for (i = 0; i < f->nr && f->nr <= MODEL_MAX_BITMAPS; i++)
+    if (f->infos[i].state != DIRTY_INCONSISTENT)
+      f->bits[i] = read_bits (m, disk, &f->infos[i]);
+  return f->nr <= MODEL_MAX_BITMAPS;
+}
+
+static void
+found_free (struct found *f)
+{
+  unsigned i;
+
+  for (i = 0; i < MODEL_MAX_BITMAPS; i++)
+    free (f->bits[i]);
+  dirty_infos_free (f->infos, f->nr);
+}
+
+static bool
+check_info (const struct bitmap_model *b, const struct dirty_info *info,
+            char *message)
+{
+  if (info->state == DIRTY_INCONSISTENT)
+    snprintf (message, 256, "%s is inconsistent: %s", b->name, info->reason);
+  else if (info->granularity != b->granularity)
+    snprintf (message, 256, "%s has another granularity", b->name);
+  else if (info->is_busy)
+    snprintf (message, 256, "%s is frozen", b->name);
+  else if (info->is_recording != b->is_recording)
+    snprintf (message, 256, "%s %s", b->name, info->is_recording
+              ? "records" : "does not record");
+  else if (!point_id_is_equal (&info->base, &b->base))
+    snprintf (message, 256, "%s has another base point", b->name);
+  else
+    return true;
+  return false;
+}
+
+/* No changed block is clean. */
+static bool
+check_changes (const struct model *m, const struct bitmap_model *b,
+               const bool *bits, const uint32_t *sectors, char *message)
+{
+  uint64_t off;
+  uint32_t write;
+
+  for (off = 0; off < m->size; off += SECTOR) {
+    write = sectors[off / SECTOR];
+    if (write && b->since_base.writes[write] && !bits[off / b->granularity]) {
+      snprintf (message, 256, "%s: offset %" PRIu64 " has changed (write"
+                " %u) and is clean", b->name, off, write);
+      return false;
+    }
+  }
+  return true;
+}
+
+/* What is dirty without reason lies in few regions. */
+static bool
+check_extra (const struct model *m, const struct bitmap_model *b,
+             const bool *bits, const struct model_limits *limits,
+             char *message, uint64_t *extra)
+{
+  const uint64_t unit = MAX (limits->region_size, b->granularity);
+  uint64_t g, region, last = UINT64_MAX, nr = 0;
+
+  for (g = 0; g < nr_granules (m, b); g++) {
+    if (!bits[g] || b->since_base.marked[g])
+      continue;
+    *extra += b->granularity;
+    region = g * b->granularity / unit;
+    nr += region != last;
+    last = region;
+  }
+  if (nr <= limits->max_regions)
+    return true;
+  snprintf (message, 256, "%s: %" PRIu64 " regions are dirty without reason,"
+            " %" PRIu64 " may be; the last at %" PRIu64, b->name, nr,
+            limits->max_regions, last * unit);
+  return false;
+}
+
+static bool
+check_table (const struct model *m, struct table *t, const struct found *f,
+             const uint32_t *sectors, const struct model_limits *limits,
+             char *message, uint64_t *extra)
+{
+  const struct bitmap_model *b;
+  size_t i;
+
+  *extra = 0;
+  if (f->nr == 0 && limits->may_be_inconsistent)
+    return true;
+  if (f->nr != t->nr && !limits->may_be_inconsistent) {
+    snprintf (message, 256, "%zu bitmaps, not %u", f->nr, t->nr);
+    return false;
+  }
+  for (i = 0; i < f->nr; i++) {
+    if (limits->may_be_inconsistent
+        && f->infos[i].state == DIRTY_INCONSISTENT)
+      continue;
+    b = find (t, f->infos[i].name);
+    if (b == NULL) {
+      snprintf (message, 256, "%s should not be there", f->infos[i].name);
+      return false;
+    }
+    if (!check_info (b, &f->infos[i], message)
+        || !check_changes (m, b, f->bits[i], sectors, message)
+        || !check_extra (m, b, f->bits[i], limits, message, extra))
+      return false;
+  }
+  return true;
+}
+
+/* The table that is right, or NULL. */
+static struct table *
+right_table (struct model *m, const struct found *f,
+             const uint32_t *sectors, const struct model_limits *limits,
+             char *message, uint64_t *extra)
+{
+  char other[256] = "";
+
+  if (check_table (m, m->now, f, sectors, limits, message, extra))
+    return m->now;
+  if (m->next
+      && check_table (m, m->next, f, sectors, limits, other, extra))
+    return m->next;
+  if (m->next)
+    snprintf (message + strlen (message), 256 - strlen (message), "; or: %s",
+              other);
+  return NULL;
+}
+
+bool
+model_check (struct model *m, struct disk *disk, const uint32_t *sectors,
+             const struct model_limits *limits, char *message,
+             uint64_t *ret_extra)
+{
+  struct found f;
+  bool is_right;
+
+  is_right = read_disk (m, disk, &f);
+  pthread_mutex_lock (&m->lock);
+  is_right = is_right
+    && right_table (m, &f, sectors, limits, message, ret_extra);
+  pthread_mutex_unlock (&m->lock);
+  found_free (&f);
+  return is_right;
+}
+
+static void
+adopt_table (struct model *m, struct table *t, const struct found *f)
+{
+  struct bitmap_model *b;
+  uint64_t g;
+  size_t i;
+
+  for (i = 0; i < f->nr; i++) {
+    b = find (t, f->infos[i].name);
+    b->is_frozen = false;
+    for (g = 0; g < nr_granules (m, b); g++)
+      b->since_base.marked[g] |= f->bits[i][g];
+  }
+  if (t == m->next) {
+    table_free (m->now);
+    m->now = m->next;
+  }
+  else
+    table_free (m->next);
+  m->next = NULL;
+}
+
+bool
+model_adopt (struct model *m, struct disk *disk, const uint32_t *sectors,
+             const struct model_limits *limits, char *message)
+{
+  struct table *t = NULL;
+  struct found f;
+  uint64_t extra;
+
+  if (read_disk (m, disk, &f))
+    t = right_table (m, &f, sectors, limits, message, &extra);
+  if (t)
+    adopt_table (m, t, &f);
+  found_free (&f);
+  return t != NULL;
+}

@@ -1,0 +1,60 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# Does power-loss see what it is there for?  Each mutant breaks one rule of the
+# store, in a scratch copy of one file; it must be found within so many
+# machines.  (Two more are in power-loss.sh.)
+. ./functions.sh
+requires python3
+
+if [ "$sanitizers" != no ]; then exit 77; fi    # of other flags than these
+objects=$(ls "$top_builddir"/tests/crash/{power-loss,model,sim,sim-io}.o)
+libs="$top_builddir/block/.libs/libblock.a $top_builddir/common/.libs/libcommon.a
+$(pkg-config --libs libnbd zlib libzstd)"
+flags="-std=gnu11 -w -D_GNU_SOURCE -O2 -pthread -I$top_builddir
+-I$top_srcdir/common -I$top_srcdir/block $(pkg-config --cflags libnbd)"
+survivors=0
+
+# mutant NAME THREADS FILE OLD NEW [OLD NEW]...
+mutant ()
+{
+    local name=$1 threads=$2 file=$3
+    shift 3
+    python3 - "$top_srcdir/$file" "$tmp/mutant.c" "$@" <<'PY' ||
+import sys
+text = open(sys.argv[1]).read()
+for old, new in zip(sys.argv[3::2], sys.argv[4::2]):
+    if old not in text:
+        sys.exit('no longer in the source: ' + old)
+    text = text.replace(old, new, 1)
+open(sys.argv[2], 'w').write(text)
+PY
+        fail "mutant \"$name\" does not apply to $file"
+    # shellcheck disable=SC2086
+    ${CC:-cc} $flags -c "$tmp/mutant.c" -o "$tmp/mutant.o" ||
+        fail "cannot compile mutant \"$name\""
+    # The mutant comes first, so that the library's own is not needed.
+    # shellcheck disable=SC2086
+    ${CC:-cc} -pthread $objects "$tmp/mutant.o" $libs -o "$tmp/mutant" ||
+        fail "cannot link mutant \"$name\""
+    if timeout 100 "$tmp/mutant" 40000 right "$threads" >"$tmp/out" 2>&1; then
+        echo "SURVIVED  $name"
+        survivors=$((survivors + 1))
+    else
+        echo "found     $name: $(tail -n 1 "$tmp/out" | cut -c -150)"
+    fi
+}
+
+mutant "a region counts as active before its intent is durable" 3 \
+    block/intent.c \
+    '  lock_release (&in->lock);
+  error = write_batch (in, nr);' \
+    '  for (i = 0; i < nr; i++)
+    atomic_store (&in->regions.state[batch[i]],
+                  INTENT_ACTIVE | INTENT_TOUCHED);
+  lock_release (&in->lock);
+  error = write_batch (in, nr);'
+mutant "the arrays are not synced before intents go" 0 block/intent.c \
+    '  error = in->ops.sync_arrays (in->opaque);
+  lock_acquire' '  lock_acquire'
+
+[ $survivors -eq 0 ] || fail "$survivors mutants survived"
