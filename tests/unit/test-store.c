@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A disk's store when its file fails: the Nth operation, for every N.  Guests'
+ * writes go on; and whoever opens the store afterwards either finds a superset
+ * of what has changed, or is told that the bitmap cannot be used, or finds
+ * none.  And many writers at once, with regions retired all the time.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "disk.h"
+#include "log.h"
+#include "store.h"
+#include "unit.h"
+
+#define SIZE (4 << 20)
+#define GRANULE 65536
+#define NR_GRANULES (SIZE / GRANULE)
+
+/* Operations that change the file or make it durable, in order. */
+static _Atomic int countdown;   /* 1 = the next one fails; 0 = none does */
+
+static bool
+is_time (void)
+{
+  return atomic_load (&countdown) > 0 && atomic_fetch_sub (&countdown, 1) == 1;
+}
+
+static int
+failing_pwrite (const struct store_io *io, void *file, const void *buf,
+                size_t len, uint64_t off, unsigned flags)
+{
+  return is_time () ? -EIO
+    : store_io_system.pwrite (io, file, buf, len, off, flags);
+}
+
+static int
+failing_allocate (const struct store_io *io, void *file, uint64_t off,
+                  uint64_t len)
+{
+  return is_time () ? -ENOSPC
+    : store_io_system.allocate (io, file, off, len);
+}
+
+static int
+failing_sync (const struct store_io *io, void *file)
+{
+  return is_time () ? -EIO : store_io_system.sync (io, file);
+}
+
+static int
+failing_map (const struct store_io *io, void *file, uint64_t off, size_t len,
+             void **ret)
+{
+  return is_time () ? -ENOMEM : store_io_system.map (io, file, off, len, ret);
+}
+
+static int
+failing_sync_map (const struct store_io *io, void *file, void *addr,
+                  size_t len)
+{
+  return is_time () ? -EIO
+    : store_io_system.sync_map (io, file, addr, len);
+}
+
+static int
+failing_rename (const struct store_io *io, const char *from, const char *to)
+{
+  return is_time () ? -EIO : store_io_system.rename (io, from, to);
+}
+
+static struct store_io failing_io;
+
+/* In memory if possible: this test syncs a lot, and no power fails. */
+static char dir[] = "/dev/shm/test-store.XXXXXX";
+static char raw[64], store[64];
+
+static struct disk_options
+options (void)
+{
+  return (struct disk_options) {
+    .name = "d", .file = raw, .store = store, .store_io = &failing_io,
+    .store_region_size = 2 * GRANULE, .store_max_active = 8,
+  };
+}
+
+/* Faults are meant: do not print them. */
+static void
+ignore_log (enum log_level level, const char *msg)
+{
+}
+
+static int
+setup (void **state)
+{
+  log_set_handler (ignore_log);
+  if (mkdtemp (dir) == NULL) {
+    strcpy (dir, "/tmp/test-store.XXXXXX");
+    if (mkdtemp (dir) == NULL)
+      return -1;
+  }
+  snprintf (raw, sizeof raw, "%s/raw", dir);
+  snprintf (store, sizeof store, "%s/store", dir);
+  failing_io = store_io_system;
+  failing_io.pwrite = failing_pwrite;
+  failing_io.allocate = failing_allocate;
+  failing_io.sync = failing_sync;
+  failing_io.map = failing_map;
+  failing_io.sync_map = failing_sync_map;
+  failing_io.rename = failing_rename;
+  return 0;
+}
+
+static void
+remove_files (void)
+{
+  char path[80];
+
+  unlink (raw);
+  unlink (store);
+  snprintf (path, sizeof path, "%s.new", store);
+  unlink (path);
+  snprintf (path, sizeof path, "%s.damaged", store);
+  unlink (path);
+}
+
+static int
+teardown (void **state)
+{
+  remove_files ();
+  rmdir (dir);
+  return 0;
+}
+
+static void
+make_raw (void)
+{
+  FILE *fp;
+
+  remove_files ();
+  fp = fopen (raw, "w");
+  assert_non_null (fp);
+  assert_int_equal (ftruncate (fileno (fp), SIZE), 0);
+  fclose (fp);
+}
+
+/* What has been written since the base point, by granule. */
+static bool truth[NR_GRANULES];
+
+static void
+guest_write (struct disk *d, unsigned granule)
+{
+  static const char data[512] = "data";
+
+  truth[granule] = true;
+  assert_int_equal (disk_pwrite (d, data, sizeof data,
+                                 (uint64_t) granule * GRANULE, 0), 0);
+}
+
+/* Freeze b, go on writing, and end it; then all of it counts anew. */
+static void
+back_up (struct disk *d, bool is_success)
+{
+  struct dirty_bitmap *bm = dirty_find (disk_dirty (d), "b");
+  const struct point_id point = { { 1, 2, 3 } };
+  bool before[NR_GRANULES];
+  int r;
+
+  if (bm == NULL)
+    return;
+  memcpy (before, truth, sizeof truth);
+  dirty_prepare_freeze (disk_dirty (d), bm);
+  gate_close (disk_gate (d));
+  r = dirty_freeze (disk_dirty (d), bm, NULL);
+  gate_open (disk_gate (d));
+  if (r == 0) {
+    memset (truth, 0, sizeof truth);
+    guest_write (d, 40);
+    guest_write (d, 3);
+    gate_close (disk_gate (d));
+    if (is_success)
+      dirty_drop (disk_dirty (d), bm, &point);
+    else
+      dirty_merge_back (disk_dirty (d), bm);
+    gate_open (disk_gate (d));
+    /* Without it the drop may be undone, never be half done. */
+    if (dirty_commit (disk_dirty (d)) < 0 || !is_success)
+      for (unsigned i = 0; i < NR_GRANULES; i++)
+        truth[i] |= before[i];
+  }
+  dirty_unref (bm);
+}
+
+/* Returns false if the disk could not be opened. */
+static bool
+run_scenario (void)
+{
+  const struct disk_options o = options ();
+  struct error err = ERROR_INIT;
+  struct disk *d;
+  unsigned i;
+
+  if (disk_open (&o, &d, &err) < 0)
+    return false;
+  disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT, &err);
+  for (i = 0; i < 24; i++)
+    guest_write (d, i * 5 % NR_GRANULES);
+  back_up (d, true);
+  if (disk_store (d))
+    store_retire (disk_store (d), true);
+  guest_write (d, 7);
+  back_up (d, false);
+  for (i = 0; i < 24; i++)
+    guest_write (d, (i * 7 + 1) % NR_GRANULES);
+  if (disk_store (d))
+    store_retire (disk_store (d), false);
+  disk_close (d);
+  return true;
+}
+
+static void
+check_superset (struct disk *d)
+{
+  struct dirty_bitmap *bm = dirty_find (disk_dirty (d), "b");
+  struct dirty_info info;
+
+  if (bm == NULL)
+    return;
+  assert_int_equal (dirty_get_info (bm, &info), 0);
+  free (info.name);
+  gate_close (disk_gate (d));
+  for (unsigned i = 0; info.state != DIRTY_INCONSISTENT && i < NR_GRANULES;
+       i++)
+    if (truth[i] && !bitmap_get (dirty_bits (bm), (uint64_t) i * GRANULE))
+      fail_msg ("granule %u is lost", i);
+  gate_open (disk_gate (d));
+  dirty_unref (bm);
+}
+
+static void
+test_faults (void **state)
+{
+  const struct disk_options o = options ();
+  struct error err = ERROR_INIT;
+  struct disk *d;
+  int n;
+  bool has_fired = true;
+
+  for (n = 1; has_fired; n++) {
+    make_raw ();
+    memset (truth, 0, sizeof truth);
+    atomic_store (&countdown, n);
+    run_scenario ();
+    has_fired = atomic_load (&countdown) <= 0;
+    atomic_store (&countdown, 0);
+    if (disk_open (&o, &d, &err) < 0)
+      fail_msg ("operation %d: %s", n, err.msg);
+    check_superset (d);
+    assert_int_equal (disk_close (d), 0);
+  }
+  /* The scenario without a fault has found its bitmap. */
+  assert_true (n > 30);
+}
+
+/*---- Many writers ----*/
+
+#define NR_THREADS 4
+#define NR_WRITES 400
+
+static _Atomic bool is_done;
+
+static void *
+write_often (void *opaque)
+{
+  static const char data[512] = "data";
+  struct disk *d = opaque;
+  static _Atomic unsigned next;
+  unsigned i, seed = atomic_fetch_add (&next, 1) * 7919;
+
+  for (i = 0; i < NR_WRITES; i++) {
+    seed = seed * 1103515245 + 12345;
+    assert_int_equal (disk_pwrite (d, data, sizeof data, (uint64_t)
+                                   (seed >> 16) % NR_GRANULES * GRANULE, 0),
+                      0);
+  }
+  return NULL;
+}
+
+static void *
+retire_often (void *opaque)
+{
+  while (!atomic_load (&is_done))
+    assert_int_equal (store_retire (opaque, false), 0);
+  return NULL;
+}
+
+static void
+test_writers (void **state)
+{
+  const struct disk_options o = options ();
+  struct error err = ERROR_INIT;
+  struct store_info info;
+  pthread_t threads[NR_THREADS], retirer;
+  struct disk *d;
+  unsigned i;
+
+  make_raw ();
+  assert_int_equal (disk_open (&o, &d, &err), 0);
+  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
+                                     &err), 0);
+  atomic_store (&is_done, false);
+  pthread_create (&retirer, NULL, retire_often, disk_store (d));
+  for (i = 0; i < NR_THREADS; i++)
+    pthread_create (&threads[i], NULL, write_often, d);
+  for (i = 0; i < NR_THREADS; i++)
+    pthread_join (threads[i], NULL);
+  atomic_store (&is_done, true);
+  pthread_join (retirer, NULL);
+  store_get_info (disk_store (d), &info);
+  assert_true (info.nr_active <= info.max_active);
+  assert_int_equal (store_retire (disk_store (d), true), 0);
+  store_get_info (disk_store (d), &info);
+  assert_int_equal (info.nr_active, 0);
+  assert_int_equal (disk_close (d), 0);
+}
+
+/* Sizes at which the map of intents or an array needs another page. */
+static void
+test_sizes (void **state)
+{
+  const struct disk_options o = options ();
+  struct error err = ERROR_INIT;
+  struct disk *d;
+  static const uint64_t sizes[] = {
+    UINT64_C (1) << 40, 512, (UINT64_C (1) << 32) + 512, SIZE, 0, SIZE
+  };
+
+  make_raw ();
+  assert_int_equal (disk_open (&o, &d, &err), 0);
+  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
+                                     &err), 0);
+  for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+    if (disk_resize (d, sizes[i], &err) < 0)
+      fail_msg ("%s", err.msg);
+    assert_int_equal (disk_size (d), sizes[i]);
+    disk_abandon (d);
+    if (disk_open (&o, &d, &err) < 0)
+      fail_msg ("%s", err.msg);
+    assert_int_equal (disk_size (d), sizes[i]);
+  }
+  memset (truth, 1, sizeof truth);
+  check_superset (d);
+  assert_int_equal (disk_close (d), 0);
+}
+
+int
+main (void)
+{
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test (test_faults),
+    cmocka_unit_test (test_writers),
+    cmocka_unit_test (test_sizes),
+  };
+
+  return cmocka_run_group_tests (tests, setup, teardown);
+}
