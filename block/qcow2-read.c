@@ -3,8 +3,8 @@
  * file of the layer that holds it.
  *
  * Below the top all layers are read-only, so what was found in a chain stays
- * true: each node remembers the layer that answered last and for which range,
- * and small reads in sequence do not go down the chain again.
+ * true: each node remembers for each layer below it a range in which that layer
+ * holds nothing, and reads near each other do not look there again.
  *
  * Called from any thread.  The lock is held only to look up a run; on a
  * writable node each step is an operation (qcow2_op_enter), so that no host
@@ -18,6 +18,9 @@
 
 #include "cleanup.h"
 #include "qcow2.h"
+
+/* Reads that are no further apart belong together. */
+#define NEAR (UINT64_C (16) << 20)
 
 /* Where a range of guest bytes comes from. */
 struct source {
@@ -39,32 +42,57 @@ layer_below (const struct qcow2 *q, uint64_t off)
   return qcow2_of (backing);
 }
 
-/* Begin with what q remembers. */
-static void
-recall (struct qcow2 *q, uint64_t off, uint64_t *len, struct source *src)
+/* Begin below the layers that are known to hold nothing at off.  Returns true
+ * if it is worth while to find out how far others hold nothing.
+ */
+static bool
+skip_gaps (struct qcow2 *q, uint64_t off, uint64_t *len, struct source *src)
 {
-  const struct qcow2_memo *m = &q->memo;
+  const struct qcow2_range *gap = q->gaps;
+  struct qcow2 *next;
+  bool is_near;
 
   src->layer = q;
   src->depth = 0;
   lock_acquire (&q->lock);
-  if (off >= m->off && off - m->off < m->len) {
-    src->layer = m->layer;
-    src->depth = m->depth;
-    *len = MIN (*len, m->len - (off - m->off));
+  is_near = off - q->read_end < NEAR;
+  for (; src->depth < QCOW2_MAX_BACKING_DEPTH && off >= gap->off
+         && off - gap->off < gap->len; gap++) {
+    next = layer_below (src->layer, off);
+    if (!next)
+      break;
+    *len = MIN (*len, MIN (gap->off + gap->len, blk_size (&next->blk)) - off);
+    src->layer = next;
+    src->depth++;
   }
   lock_release (&q->lock);
+  return is_near;
 }
 
-static void
-remember (struct qcow2 *q, uint64_t off, const struct source *src)
+/* Look up what src's layer has at off.  is_near: if that is nothing, remember
+ * for q how far it is so.
+ */
+static int
+look_up (struct qcow2 *q, uint64_t off, uint64_t len, bool is_nowait,
+         bool is_near, struct source *src)
 {
-  lock_acquire (&q->lock);
-  q->memo = (struct qcow2_memo) {
-    .off = off, .len = src->run.len,
-    .layer = src->layer, .depth = src->depth,
-  };
-  lock_release (&q->lock);
+  struct qcow2 *layer = src->layer;
+  struct qcow2_run gap;
+  int error;
+
+  lock_acquire (&layer->lock);
+  error = qcow2_map (layer, off, len, is_nowait, &src->run);
+  is_near = is_near && error == 0 && qcow2_run_is_unallocated (&src->run)
+    && src->depth < QCOW2_MAX_BACKING_DEPTH
+    && qcow2_map (layer, off, blk_size (&layer->blk) - off, true, &gap) == 0
+    && qcow2_run_is_unallocated (&gap);
+  lock_release (&layer->lock);
+  if (is_near) {
+    lock_acquire (&q->lock);
+    q->gaps[src->depth] = (struct qcow2_range) { off, gap.len };
+    lock_release (&q->lock);
+  }
+  return error;
 }
 
 /* Find out where [off, off+len) of a read-only chain begins to come from. */
@@ -72,19 +100,17 @@ static int
 find_source (struct qcow2 *q, uint64_t off, uint64_t len, bool is_nowait,
              struct source *src)
 {
-  uint64_t asked = len;
-  struct qcow2 *next, *first;
+  bool is_near = false;
+  struct qcow2 *next;
   int error;
 
-  /* To the end of the cluster at least, for what is read next. */
-  len = MAX (len, q->cluster_size - (off & (q->cluster_size - 1)));
   len = MIN (len, blk_size (&q->blk) - off);
-  recall (q, off, &len, src);
-  first = src->layer;
+  src->layer = q;
+  src->depth = 0;
+  if (q->blk.backing)
+    is_near = skip_gaps (q, off, &len, src);
   for (;;) {
-    lock_acquire (&src->layer->lock);
-    error = qcow2_map (src->layer, off, len, is_nowait, &src->run);
-    lock_release (&src->layer->lock);
+    error = look_up (q, off, len, is_nowait, is_near, src);
     if (error < 0)
       return error;
     if (!qcow2_run_is_unallocated (&src->run)
@@ -94,9 +120,11 @@ find_source (struct qcow2 *q, uint64_t off, uint64_t len, bool is_nowait,
     src->layer = next;
     src->depth++;
   }
-  if (src->layer != first)
-    remember (q, off, src);
-  src->run.len = MIN (src->run.len, asked);
+  if (q->blk.backing) {
+    lock_acquire (&q->lock);
+    q->read_end = off + src->run.len;
+    lock_release (&q->lock);
+  }
   return 0;
 }
 

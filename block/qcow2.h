@@ -166,14 +166,7 @@ struct qcow2_free {
   uint64_t len;
 };
 
-/* The layer of a read-only chain that answered for a range. */
-struct qcow2_memo {
-  uint64_t off, len;            /* len 0 = none */
-  struct qcow2 *layer;
-  unsigned depth;               /* below the node that remembers */
-};
-
-/* Bytes of the file. */
+/* Bytes of the file, or of the guest. */
 struct qcow2_range {
   uint64_t off, len;
 };
@@ -233,7 +226,11 @@ struct qcow2 {
   size_t nr_buckets;            /* fixed after open; a power of two */
   struct qcow2_slice_list clean;        /* last = least recently used */
   struct qcow2_slice_list dirty;
-  struct qcow2_memo memo;       /* qcow2-read.c */
+  /* Reads through a chain, qcow2-read.c: where each layer holds nothing, from
+   * this one down; where the last read ended.
+   */
+  struct qcow2_range gaps[QCOW2_MAX_BACKING_DEPTH];
+  uint64_t read_end;
   struct reqlist claims;        /* guest ranges being changed */
   struct qcow2_reservations reservations;       /* ascending by off */
   struct qcow2_frees frees;
