@@ -279,8 +279,8 @@ test_merge (void **state)
   assert_int_equal (dirty_add (d2, "o", 0, false, NULL), 0);
   other = dirty_find (d2, "o");
   assert_error (dirty_merge (d, "t", &other, 1, &err), EINVAL,
-                "Bitmap 'o' is of a disk of 2096128 bytes and cannot be"
-                " merged into one of 1048064");
+                "Bitmaps are of different sizes (destination size is 1048064,"
+                " source size is 2096128) and can't be merged");
   assert_int_equal (dirty_resize (d2, DISK_SIZE), 0);
   gate_open (&gate2);
   gate_enter (&gate2);
