@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 
-from servers import (NbdkitFile, Plugin, QemuNbd, StorageDaemon, show)
+from servers import (NbdkitFile, NoServer, Plugin, QemuNbd, StorageDaemon,
+                     show)
 
 GRANULE = 65536
 MIB = 1 << 20
@@ -46,6 +47,7 @@ class Case:
     """Settings common to all contestants."""
     unit = "MB/s"
     target = None               # {peer: least ratio ours / peer}
+    limit = None                # what ours must stay under, in its unit
 
     def __init__ (self, tools, work, args):
         self.tools, self.work, self.args = tools, work, args
@@ -232,14 +234,6 @@ class Memory (Case):
                    "qemu-storage-daemon": qsd}
 
 
-class NoServer:
-    """For what is measured without one."""
-    command = ""
-
-    def cpu (self):
-        return 0
-
-
 class Qcow2Write (Case):
     """Data that no layer can make smaller from a raw file into a new qcow2
     image, which is then on stable storage."""
@@ -304,6 +298,103 @@ class Qcow2Chain (Case):
                    "qemu-img bench, 32 layers": qemu_img}
 
 
+class WriteStore (Write):
+    """As write: what a persistent bitmap costs, against no bitmap and against
+    one in memory.  All regions of the disk have been written to before."""
+    target = {"no bitmap": 0.97}
+
+    def with_bitmap (self, bitmap):
+        store = self.path ("disk.tidemark")
+        if os.path.exists (store):
+            os.unlink (store)
+        with Plugin (self.tools, self.work, self.path ("disk"), bitmap) as s:
+            yield from self.load (s)
+
+    def persistent (self):
+        yield from self.with_bitmap ("b0")
+
+    def none (self):
+        yield from self.with_bitmap (None)
+
+    def memory (self):
+        yield from self.with_bitmap ("b0,persistent=off")
+
+    contestants = {"persistent bitmap": persistent, "no bitmap": none,
+                   "bitmap in memory": memory}
+
+
+class WriteStoreCold (WriteStore):
+    """As write-store, over a sparse disk of 64 GiB and from a new store: every
+    region's first write waits for its intent."""
+    target = {"no bitmap": 0.9}
+    size, count = 64 << 30, 200000
+
+    def prepare (self):
+        self.new_disk ()
+
+    def new_disk (self):
+        sparse (self.path ("disk"), self.args.size or self.size)
+
+    def load (self, server):
+        argv = [self.tools.nbd_load, "--op=write", "--size=4096",
+                "--count=%d" % self.moved (), "--depth=%d" % self.depth,
+                "--connections=%d" % self.args.connections, server.uri]
+        yield server, argv, lambda: json.loads (run (argv))
+        self.new_disk ()
+
+    contestants = {"persistent bitmap": WriteStore.persistent,
+                   "no bitmap": WriteStore.none,
+                   "bitmap in memory": WriteStore.memory}
+
+
+class StoreOpen (Case):
+    """Opening the store of a 16 TiB disk with one bitmap of 64 KiB
+    granularity, after a clean end."""
+    unit = "ms"
+    size, count, limit = 16 << 40, 1000, 50
+    value = "open_ms"
+
+    def moved (self):
+        return self.args.count or self.count
+
+    def ours (self):
+        store = self.path ("store")
+        argv = [self.tools.store_time, store, str (self.size),
+                str (self.moved ())]
+
+        def work ():
+            values = json.loads (run (argv))
+            values["value"] = self.choose (values)
+            return values
+        yield NoServer (), argv, work
+        os.unlink (store)
+
+    def choose (self, values):
+        return values[self.value]
+
+    contestants = {"tidemark": ours}
+
+
+class StorePoint (StoreOpen):
+    """Taking a point on the store of a 16 TiB disk."""
+    limit = 5
+    value = "point_ms"
+
+
+class StoreBytes (StoreOpen):
+    """What is written to the store of a 64 GiB disk, in percent of the data of
+    random 4 KiB writes.  Needs a file system on a disk (--dir): what is
+    written to memory counts as nothing."""
+    unit = "%"
+    size, count, limit = 64 << 30, 300000, 1.6
+
+    def choose (self, values):
+        return 100 * values["store_bytes"] / values["data_bytes"]
+
+
 CASES = {"full": Full, "incremental": Incremental, "write": Write,
          "write-depth1": WriteDepth1, "memory": Memory,
-         "qcow2-write": Qcow2Write, "qcow2-chain": Qcow2Chain}
+         "qcow2-write": Qcow2Write, "qcow2-chain": Qcow2Chain,
+         "write-store": WriteStore, "write-store-cold": WriteStoreCold,
+         "store-open": StoreOpen, "store-point": StorePoint,
+         "store-bytes": StoreBytes}

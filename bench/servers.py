@@ -81,8 +81,17 @@ class Server:
         return int (value["VmHWM"][0]) * 1024
 
 
+class NoServer:
+    """Of what is measured in one program."""
+    command = "(no server)"
+
+    def cpu (self):
+        return 0
+
+
 class Plugin (Server):
-    """nbdkit with our plugin, one disk "vda", a bitmap if one is named."""
+    """nbdkit with our plugin, one disk "vda", a bitmap if one is named (with
+    its options, if any)."""
     label = "tidemark plugin"
 
     def __init__ (self, tools, work, disk, bitmap=None):

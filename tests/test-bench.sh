@@ -12,9 +12,14 @@ json '{k: [(c["name"], c["median"] > 0) for c in v["contestants"]]
        for k, v in j["cases"].items ()}' < "$tmp/r.json" > "$tmp/got"
 grep -q "'qcow2-write': \[([^]]*True), ([^]]*True)\]" "$tmp/got" ||
     fail "qcow2-write: $(cat "$tmp/got")"
-for case in full incremental write write-depth1 memory qcow2-chain; do
+for case in full incremental write write-depth1 memory qcow2-chain \
+        write-store write-store-cold; do
     grep -q "'$case': \[([^]]*True), ([^]]*True), ([^]]*True)\]" "$tmp/got" ||
         fail "$case: $(cat "$tmp/got")"
     grep -q "^$case:" "$tmp/out" || fail "no table of $case"
+done
+for case in store-open store-point store-bytes; do
+    grep -q "'$case': \[('tidemark', " "$tmp/got" ||
+        fail "$case: $(cat "$tmp/got")"
 done
 test -z "$(ls -d "$tmp"/tidemark-bench.* 2>/dev/null)" || fail "left behind"
