@@ -106,6 +106,9 @@ qcow2_new (struct blk *file, const struct qcow2_header *h, bool is_read_only,
     can |= BLK_IS_READ_ONLY;
   else
     can |= BLK_CAN_TRIM | BLK_CAN_ZERO | BLK_CAN_FAST_ZERO;
+  if (!is_read_only && !(h->incompatible & (QCOW2_INCOMPAT_EXTENDED_L2
+                                            | QCOW2_INCOMPAT_DATA_FILE)))
+    can |= BLK_CAN_COMPRESS;
   if (!q || blk_init (&q->blk, &qcow2_driver, file->name, file->filename,
                       h->size, can) < 0) {
     error_set_errno (err, ENOMEM, "%s", file->name);

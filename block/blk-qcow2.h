@@ -66,6 +66,7 @@ struct qcow2_create_options {
   unsigned version;             /* 2 or 3; 0 = 3 */
   unsigned refcount_bits;       /* 1, 2, 4, ... 64; 0 = 16; 16 in version 2 */
   enum qcow2_compression compression;
+  int compression_level;        /* of BLK_COMPRESS; 0 = the library's default */
   bool has_lazy_refcounts;
   bool is_extended;             /* extended L2 entries; clusters of at least
                                    16 KiB */

@@ -202,7 +202,8 @@ blk_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
   int r = check_write (blk, len, off);
   bool is_flush;
 
-  if (flags & ~(unsigned) BLK_FUA)
+  if ((flags & ~(unsigned) (BLK_FUA | BLK_COMPRESS))
+      || ((flags & BLK_COMPRESS) && !(blk->can & BLK_CAN_COMPRESS)))
     r = -EINVAL;
   if (r < 0 || len == 0)
     return r;

@@ -31,6 +31,8 @@ enum {
                                    disk; a hint, a driver may ignore it by
                                    answering -EAGAIN always */
   BLK_ONE = 1 << 4,             /* extents: the first extent is enough */
+  BLK_COMPRESS = 1 << 5,        /* pwrite: store whole clusters compressed if
+                                   that makes them shorter */
 };
 
 /* What a node can do; fixed after open. */
@@ -48,6 +50,7 @@ enum {
   BLK_CAN_FUA = 1 << 9,         /* the driver honours BLK_FUA; one that does
                                    not say so never sees the flag: the choke
                                    point flushes instead */
+  BLK_CAN_COMPRESS = 1 << 10,   /* BLK_COMPRESS is understood */
 };
 
 /* What blk_extents asks for. */
@@ -187,7 +190,8 @@ blk_event (struct blk *blk, enum blk_event event)
 /* Errors of all of these, besides the driver's own: -EINVAL for a range that
  * is not within the size (-ENOSPC when writing) or a flag that does not apply,
  * -EPERM for a change of a read-only node.  len 0 succeeds and does nothing.
- * pread: BLK_NOWAIT (-EAGAIN if the node cannot); pwrite: BLK_FUA; zero:
+ * pread: BLK_NOWAIT (-EAGAIN if the node cannot); pwrite: BLK_FUA,
+ * BLK_COMPRESS (-EINVAL if the node cannot); zero:
  * BLK_FUA, BLK_MAY_UNMAP, BLK_FAST; trim: BLK_FUA; extents: BLK_ONE.  FUA is
  * emulated by a flush where the driver cannot.
  */

@@ -151,7 +151,8 @@ write_data (struct copy_thread *t, const char *buf, uint64_t len,
   struct copy *c = t->copy;
   int r;
 
-  r = blk_pwrite (c->target, buf, len, off, 0);
+  r = blk_pwrite (c->target, buf, len, off,
+                  c->options.compress ? BLK_COMPRESS : 0);
   if (r < 0)
     return fail (c, r, c->target->name, "write", len, off);
   t->stats.written_bytes += len;

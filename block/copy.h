@@ -42,6 +42,7 @@ struct copy_options {
   bool detect_zeroes;           /* read data that is zero is blk_zero'ed */
   size_t zero_unit;             /* looked for in aligned units of this many
                                    bytes; 0 = only whole items */
+  bool compress;                /* data is written with BLK_COMPRESS */
   bool target_is_zero;          /* zero items need not be written */
   const volatile bool *cancel;  /* stops with -ECANCELED when it turns true */
 };

@@ -171,7 +171,9 @@ walk_l2_entry (struct check *c, uint64_t guest, uint64_t entry,
     bad_entry (c, guest, entry, "has reserved bits set");
   if ((bitmap >> 32) & bitmap)
     bad_entry (c, guest, entry, "has subclusters both allocated and zero");
-  if (host == 0)
+  /* In a data file 0 is a place as any other. */
+  if (host == 0 && (!(q->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)
+                    || !(entry & QCOW2_COPIED)))
     return;
   if (!is_aligned (c, host)) {
     bad_entry (c, guest, entry, "is not aligned to a cluster");

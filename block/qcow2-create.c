@@ -262,6 +262,7 @@ fill_new (struct qcow2 *q, const struct qcow2_create_options *o,
   int error;
 
   q->is_new = q->is_appending = true;
+  q->compression_level = o->compression_level;
   q->is_writing_begun = true;
   q->blk.backing = o->backing;
   q->has_backing = has_backing (o);

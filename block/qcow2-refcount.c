@@ -97,6 +97,14 @@ dirty_refcounts (struct qcow2 *q, struct qcow2_slice *s, uint64_t i,
                            (uint32_t) div_round_up ((i + nr) << order, 8));
 }
 
+/* The cluster is free: packed data must not be added to it. */
+static void
+forget_packed (struct qcow2 *q, uint64_t cluster)
+{
+  if (q->packed_end == (cluster + 1) << q->cluster_bits)
+    q->packed_pos = q->packed_end = 0;
+}
+
 /* Change the refcounts of [cluster, cluster+nr) from 0 to 1 (is_taken) or take
  * one off.  What has none (a damaged image) is left alone.  May release the
  * lock between slices; *ret_done counts what was changed.
@@ -126,6 +134,8 @@ change_refcounts (struct qcow2 *q, uint64_t cluster, uint64_t nr,
         set_refcount (s->buf->bytes, k, order, 1);
       else if (old > 0)
         set_refcount (s->buf->bytes, k, order, old - 1);
+      if (!is_taken && old == 1)
+        forget_packed (q, cluster - i + k);
       if (!is_taken && old == 1 && !q->is_appending)
         q->next_host = MIN (q->next_host,
                             (cluster - i + k) << q->cluster_bits);
@@ -561,6 +571,82 @@ qcow2_alloc (struct qcow2 *q, uint64_t off, uint64_t *nr, uint64_t *ret_host,
   }
   allocating_end (q);
   return error;
+}
+
+/* One more reference to the cluster that packed data is being added to; false
+ * if it can have no more.
+ */
+static bool
+share_packed (struct qcow2 *q)
+{
+  unsigned bits = slice_refcount_bits (q), order = q->header.refcount_order;
+  uint64_t end = q->packed_end, cluster = cluster_of (q, end) - 1, old;
+  uint64_t max = order == 6 ? UINT64_MAX
+    : (UINT64_C (1) << (1u << order)) - 1;
+  uint64_t i = cluster & ((UINT64_C (1) << bits) - 1);
+  struct qcow2_slice *s;
+
+  if (end == 0 || qcow2_meta_get (q, QCOW2_REFCOUNT, cluster >> bits, &s) < 0
+      || !s || q->packed_end != end)
+    return false;
+  old = get_refcount (s->buf->bytes, i, order);
+  if (old == 0 || old == max || dirty_refcounts (q, s, i, 1) < 0)
+    return false;
+  set_refcount (s->buf->bytes, i, order, old + 1);
+  return true;
+}
+
+/* A new cluster, which begins where the last one ends or stands alone. */
+static int
+extend_packed (struct qcow2 *q, uint64_t len, uint64_t *ret_host)
+{
+  uint64_t nr = 1, host, pos = q->packed_pos, end = q->packed_end;
+  int error;
+
+  if (q->is_appending) {
+    error = bump (q, &q->next_host, 1, &host);
+    if (error == 0)
+      error = take_refcounts (q, host, 1);
+  } else
+    error = search_and_take (q, &nr, &host);
+  if (error < 0)
+    return error;
+  if (!q->is_appending && q->is_growable)
+    q->fresh_from = MAX (q->fresh_from, host + q->cluster_size);
+  /* The lock may have been released. */
+  if (pos == end || host != end || q->packed_end != end
+      || !share_packed (q))
+    pos = host;
+  *ret_host = pos;
+  q->packed_pos = pos + len;
+  q->packed_end = host + q->cluster_size;
+  return 0;
+}
+
+int
+qcow2_alloc_packed (struct qcow2 *q, uint64_t len, uint64_t *ret_host)
+{
+  int error = 0;
+
+  assert (len < q->cluster_size);
+  blk_event (q->file, BLK_EVENT_CLUSTER_ALLOC);
+  allocating_begin (q);
+  if (q->packed_end - q->packed_pos >= len && share_packed (q)) {
+    *ret_host = q->packed_pos;
+    q->packed_pos += len;
+  } else
+    error = extend_packed (q, len, ret_host);
+  allocating_end (q);
+  return error;
+}
+
+void
+qcow2_unalloc_packed (struct qcow2 *q, uint64_t host, uint64_t len)
+{
+  uint64_t first = cluster_of (q, host);
+
+  qcow2_unalloc (q, first << q->cluster_bits,
+                 cluster_of (q, host + len - 1) - first + 1);
 }
 
 int

@@ -365,6 +365,15 @@ write_step (struct qcow2 *q, const uint8_t *buf, uint64_t len, uint64_t off,
   return error;
 }
 
+/* The length of the whole cluster at off, 0 if not all of it is written. */
+static uint64_t
+packable_length (const struct qcow2 *q, uint64_t len, uint64_t off)
+{
+  uint64_t n = MIN (q->cluster_size, blk_size (&q->blk) - off);
+
+  return (off & (q->cluster_size - 1)) || len < n ? 0 : n;
+}
+
 int
 qcow2_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
               unsigned flags)
@@ -375,9 +384,14 @@ qcow2_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
   int error;
 
   for (; len > 0; p += done, off += done, len -= done) {
-    error = qcow2_step_prepare (q);
-    if (error == 0)
-      error = write_step (q, p, len, off, &done);
+    done = flags & BLK_COMPRESS ? packable_length (q, len, off) : 0;
+    if (done > 0)
+      error = qcow2_pwrite_packed (q, p, done, off);
+    else {
+      error = qcow2_step_prepare (q);
+      if (error == 0)
+        error = write_step (q, p, len, off, &done);
+    }
     if (error < 0)
       return error;
   }

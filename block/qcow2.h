@@ -13,6 +13,7 @@
  *   qcow2-write.c      steps; writes
  *   qcow2-zero.c       zeroes, trims
  *   qcow2-compress.c   reading compressed clusters
+ *   qcow2-pack.c       writing them
  *   qcow2-create.c     new images
  *   qcow2-resize.c     growing and shrinking
  *   qcow2-extension.c  header extensions of existing images, changed
@@ -205,6 +206,7 @@ struct qcow2 {
   unsigned l2_bits;             /* log2 of entries of an L2 table */
   unsigned refblock_bits;       /* log2 of entries of a refcount block */
   unsigned slice_bits;          /* log2 of bytes of a slice */
+  int compression_level;        /* 0 = the library's default */
   bool is_new;                  /* created, not opened */
   bool is_appending;            /* space is handed out in ascending order, none
                                    is used again: new, or opened for that */
@@ -236,6 +238,8 @@ struct qcow2 {
   struct qcow2_frees frees;
   uint64_t next_host;           /* is_appending: end of what is handed out;
                                    else no cluster below is free */
+  uint64_t packed_pos;          /* where packed data goes next, within */
+  uint64_t packed_end;          /* the cluster that ends there; 0 = none */
   uint64_t fresh_from;          /* host clusters from here on were never
                                    written: they read as zeroes */
   uint64_t file_end;            /* the file must be kept this long */
@@ -442,6 +446,12 @@ void qcow2_refcount_set (uint8_t *p, uint64_t i, unsigned order,
  */
 int qcow2_alloc (struct qcow2 *q, uint64_t off, uint64_t *nr,
                  uint64_t *ret_host, bool *ret_is_fresh);
+/* Space for len bytes of packed data, less than a cluster: behind what was last
+ * packed, if that can be.  Each cluster that it touches gains a reference.  May
+ * release the lock.
+ */
+int qcow2_alloc_packed (struct qcow2 *q, uint64_t len, uint64_t *ret_host);
+void qcow2_unalloc_packed (struct qcow2 *q, uint64_t host, uint64_t len);
 /* Metadata: one cluster that reads as zeroes.  May release the lock. */
 int qcow2_alloc_table (struct qcow2 *q, uint64_t *ret_host);
 /* Metadata: nr contiguous clusters, at the end of the file.  May release the
@@ -574,6 +584,14 @@ int qcow2_resize (struct blk *blk, uint64_t size);
 
 /* Give all clusters of a new image their places and flush it. */
 int qcow2_preallocate (struct qcow2 *q, enum qcow2_preallocation how);
+
+/* --- qcow2-pack.c */
+
+/* Write one cluster, the last of the disk may be shorter, compressed if that
+ * makes it shorter.
+ */
+int qcow2_pwrite_packed (struct qcow2 *q, const uint8_t *buf, uint64_t len,
+                         uint64_t off);
 
 /* --- qcow2-compress.c */
 

@@ -42,6 +42,9 @@ struct backup_run {
   const struct options *options;
   bool is_full;                 /* asked for */
   uint32_t cluster_size;
+  bool compress;
+  enum qcow2_compression compression;
+  int compression_level;        /* 0 = default */
   unsigned nr_connections;      /* 0 = blk-nbd's default */
   unsigned lease;
 

@@ -30,6 +30,8 @@ static const struct option_spec options[] = {
   { "bitmap", 'b', "NAME", "the bitmap to use (control socket: by default one"
     " named after the repository)" },
   { "cluster-size", 0, "SIZE", "of the image, 512 to 2M (default 64K)" },
+  { "compress", 0, "TYPE[:LEVEL]", "store clusters compressed: zstd (levels 1 "
+    "to 19) or zlib (1 to 9)" },
   { "connections", 0, "N", "NBD connections, 1 to 64 (default 4)" },
   { "disk", 'd', "NAME", "back up this disk (control socket: repeatable, by "
     "default all)" },
@@ -168,6 +170,9 @@ pull_opened (struct backup_run *run, struct backup_disk *d,
     .backing = m->is_full ? NULL
       : backup_name (m->backing_number, m->is_backing_full, ".qcow2", backing),
     .cluster_size = run->cluster_size,
+    .compress = run->compress,
+    .compression = run->compression,
+    .compression_level = run->compression_level,
     .point = m->point,
     .nr_threads = run->nr_connections,
     .cancel = interrupt_flag (),
@@ -317,6 +322,43 @@ run_backup (struct backup_run *run, enum source_kind kind, struct error *err)
   return r;
 }
 
+/* TYPE[:LEVEL] */
+static int
+parse_compression (struct backup_run *run, struct error *err)
+{
+  static const struct {
+    const char *name;
+    enum qcow2_compression type;
+    long max;
+  } types[] = {
+    { "zlib", QCOW2_COMPRESSION_ZLIB, 9 },
+    { "zstd", QCOW2_COMPRESSION_ZSTD, 19 },
+  };
+  const char *value = options_get (run->options, "compress"), *level;
+  char *end = NULL;
+  long n = 0;
+
+  if (!value)
+    return 0;
+  level = strchr (value, ':');
+  for (size_t i = 0; i < 2; i++) {
+    if (strncmp (value, types[i].name, 4) != 0
+        || value + 4 != (level ? level : value + strlen (value)))
+      continue;
+    if (level)
+      n = strtol (level + 1, &end, 10);
+    if (level && (end == level + 1 || *end || n < 1 || n > types[i].max))
+      return error_set (err, EINVAL, "--compress %s: allowed are levels 1 to"
+                        " %ld", value, types[i].max);
+    run->compress = true;
+    run->compression = types[i].type;
+    run->compression_level = (int) n;
+    return 0;
+  }
+  return error_set (err, EINVAL, "--compress %s: allowed are zstd and zlib,"
+                    " with :LEVEL", value);
+}
+
 static int
 parse_options (struct backup_run *run, struct error *err)
 {
@@ -335,6 +377,8 @@ parse_options (struct backup_run *run, struct error *err)
                             BACKUP_MAX_CONNECTIONS, &connections, err);
   if (r == 0)
     r = options_get_number (o, "lease", false, 1, 86400, &lease, err);
+  if (r == 0)
+    r = parse_compression (run, err);
   run->cluster_size = (uint32_t) cluster_size;
   run->nr_connections = (unsigned) connections;
   run->lease = (unsigned) lease;

@@ -166,7 +166,8 @@ pull_reserve (void *opaque, const struct copy_item *item)
   struct pull *p = opaque;
   int r = sums_reserve (p->sums, item->off, item->len, item->is_zero);
 
-  if (r < 0 || item->is_zero)
+  /* How long packed clusters are shows only when they are written. */
+  if (r < 0 || item->is_zero || p->options->compress)
     return r;
   return qcow2_reserve (p->target, item->len, item->off);
 }
@@ -225,6 +226,8 @@ create_image (struct pull *p, struct error *err)
     .cluster_size = o->cluster_size,
     .backing_file = o->backing,
     .backing_format = o->backing ? "qcow2" : NULL,
+    .compression = o->compression,
+    .compression_level = o->compression_level,
   };
   char name[BACKUP_NAME_MAX];
   struct blk *file;
@@ -305,6 +308,7 @@ copy_all (struct pull *p, struct copy_stats *stats, struct error *err)
     .detect_zeroes = true,
     .zero_unit = p->options->cluster_size,
     .target_is_zero = !p->options->backing,
+    .compress = p->options->compress,
     .nr_threads = p->options->nr_threads,
     .cancel = p->options->cancel,
   };

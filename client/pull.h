@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "blk.h"
+#include "blk-qcow2.h"
 #include "error.h"
 #include "point.h"
 #include "sums.h"
@@ -23,6 +24,9 @@ struct pull_options {
   bool is_full;                 /* names the files; no backing file */
   const char *backing;          /* name of the backing image, or NULL */
   uint32_t cluster_size;
+  bool compress;                /* with these: */
+  enum qcow2_compression compression;
+  int compression_level;        /* 0 = default */
   struct point_id point;
   unsigned nr_threads;          /* each has a connection if there are enough;
                                    0 = the copy engine's default */

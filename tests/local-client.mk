@@ -32,6 +32,7 @@ SCRIPT_TESTS += \
 	fault-client-backup.sh \
 	test-client-bitmap.sh \
 	test-client-clusters.sh \
+	test-client-compress.sh \
 	test-client-full.sh \
 	test-client-options.sh \
 	test-client-output.sh \

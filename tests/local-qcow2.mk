@@ -10,6 +10,9 @@ unit_test_qcow2_fault_SOURCES = unit/test-qcow2-fault.c unit/qcow2-image.c \
 UNIT_TESTS += unit/test-qcow2-bitmap
 unit_test_qcow2_bitmap_SOURCES = unit/test-qcow2-bitmap.c \
 	unit/qcow2-image.c unit/qcow2-image.h
+UNIT_TESTS += unit/test-qcow2-pack
+unit_test_qcow2_pack_SOURCES = unit/test-qcow2-pack.c \
+	unit/qcow2-image.c unit/qcow2-image.h
 UNIT_TESTS += unit/test-qcow2-check
 unit_test_qcow2_check_SOURCES = unit/test-qcow2-check.c \
 	unit/qcow2-image.c unit/qcow2-image.h
