@@ -5,7 +5,7 @@
 . ./functions.sh
 requires nbdkit nbdcopy qemu-img qemu-nbd qemu-storage-daemon python3
 
-timeout 120 "$top_srcdir/bench/bench" all --runs 1 --size $((16 << 20)) \
+timeout 270 "$top_srcdir/bench/bench" all --runs 1 --size $((16 << 20)) \
     --count 2000 --build "$top_builddir" --dir "$tmp" --json "$tmp/r.json" \
     > "$tmp/out" 2> "$tmp/err" || fail "$(cat "$tmp/err")"
 json '{k: [(c["name"], c["median"] > 0) for c in v["contestants"]]
