@@ -174,6 +174,7 @@ trace_locked (struct debug *d, const struct request *req)
   p = stpcpy (p, req->flags & BLK_FUA ? " fua" : "");
   p = stpcpy (p, req->flags & BLK_MAY_UNMAP ? " unmap" : "");
   p = stpcpy (p, req->flags & BLK_FAST ? " fast" : "");
+  p = stpcpy (p, req->flags & BLK_KEEP_ZERO ? " keep" : "");
   stpcpy (p, req->flags & BLK_ONE ? " one" : "");
   if (append_text (&d->trace, line) < 0)
     d->is_trace_broken = true;

@@ -260,7 +260,8 @@ blk_zero (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
   int r = check_write (blk, len, off);
   bool is_flush;
 
-  if (flags & ~(unsigned) (BLK_FUA | BLK_MAY_UNMAP | BLK_FAST))
+  if (flags & ~(unsigned) (BLK_FUA | BLK_MAY_UNMAP | BLK_FAST
+                           | BLK_KEEP_ZERO))
     r = -EINVAL;
   if (r < 0 || len == 0)
     return r;

@@ -33,6 +33,10 @@ enum {
   BLK_ONE = 1 << 4,             /* extents: the first extent is enough */
   BLK_COMPRESS = 1 << 5,        /* pwrite: store whole clusters compressed if
                                    that makes them shorter */
+  BLK_KEEP_ZERO = 1 << 6,       /* zero: this layer is to say that it is zero
+                                   even if it reads so already, for a backing
+                                   file may be put under it later; a hint for
+                                   drivers that have layers */
 };
 
 /* What a node can do; fixed after open. */
@@ -192,7 +196,7 @@ blk_event (struct blk *blk, enum blk_event event)
  * -EPERM for a change of a read-only node.  len 0 succeeds and does nothing.
  * pread: BLK_NOWAIT (-EAGAIN if the node cannot); pwrite: BLK_FUA,
  * BLK_COMPRESS (-EINVAL if the node cannot); zero:
- * BLK_FUA, BLK_MAY_UNMAP, BLK_FAST; trim: BLK_FUA; extents: BLK_ONE.  FUA is
+ * BLK_FUA, BLK_MAY_UNMAP, BLK_FAST, BLK_KEEP_ZERO; trim: BLK_FUA; extents: BLK_ONE.  FUA is
  * emulated by a flush where the driver cannot.
  */
 int blk_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,

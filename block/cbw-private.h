@@ -36,7 +36,10 @@ struct cbw_view {
   enum cbw_on_error on_error;
   uint64_t scratch_limit;       /* UINT64_MAX = none */
   uint64_t size;                /* of the disk at the point */
-  uint64_t held_unit;           /* power of two, >= CBW_BLOCK_SIZE */
+  uint64_t block_size;          /* power of two, >= CBW_BLOCK_SIZE */
+  uint64_t piece_size;          /* CBW_PIECE_SIZE, or a block */
+  bool stores_zeroes;
+  uint64_t held_unit;           /* power of two, >= block_size */
   void (*broken) (void *opaque);
   void *opaque;
   struct blk *scratch;          /* until cbw_view_discard */

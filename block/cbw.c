@@ -56,7 +56,7 @@ struct cbw {
   struct cbw_view *first;
 };
 
-/* CBW_PIECE_SIZE bytes; the link is kept in it while it is free. */
+/* A view's piece_size bytes; the link is kept in it while it is free. */
 struct cbw_buffer {
   struct cbw_buffer *next;
 };
@@ -102,13 +102,13 @@ free_maps (struct cbw_view *v)
 static int
 new_maps (struct cbw_view *v)
 {
-  uint64_t unit = CBW_BLOCK_SIZE;
+  uint64_t unit = v->block_size;
 
   while (div_round_up (v->size, unit) > MAX_RELEASED_BITS)
     unit *= 2;
-  if (bitmap_new (v->size, CBW_BLOCK_SIZE, &v->copied) < 0
+  if (bitmap_new (v->size, v->block_size, &v->copied) < 0
       || bitmap_new (v->size, unit, &v->released) < 0
-      || bitmap_new (v->size, CBW_BLOCK_SIZE, &v->stored) < 0)
+      || bitmap_new (v->size, v->block_size, &v->stored) < 0)
     return -ENOMEM;
   return 0;
 }
@@ -134,7 +134,10 @@ init_view (struct cbw_view *v, struct cbw *cbw,
   v->scratch_limit = options->scratch_limit ? options->scratch_limit
     : UINT64_MAX;
   v->size = blk_size (cbw->node);
-  v->held_unit = MAX (options->cluster_size, CBW_BLOCK_SIZE);
+  v->block_size = MAX (options->block_size, CBW_BLOCK_SIZE);
+  v->piece_size = MAX (CBW_PIECE_SIZE, v->block_size);
+  v->stores_zeroes = options->stores_zeroes;
+  v->held_unit = MAX (options->cluster_size, v->block_size);
   v->broken = options->broken;
   v->opaque = options->opaque;
   v->state = CBW_NEW;
@@ -355,21 +358,25 @@ reserve_scratch (struct cbw_view *v, uint64_t len)
 
 /* Length of the run of blocks at p that are all zero, or all not. */
 static uint64_t
-find_run (const char *p, uint64_t len, bool *ret_is_zero)
+find_run (const char *p, uint64_t len, uint64_t block, bool *ret_is_zero)
 {
-  uint64_t n = MIN (len, CBW_BLOCK_SIZE);
+  uint64_t n = MIN (len, block);
 
   *ret_is_zero = is_zero_buffer (p, n);
   while (n < len
-         && is_zero_buffer (p + n, MIN (len - n, CBW_BLOCK_SIZE))
-            == *ret_is_zero)
-    n += MIN (len - n, CBW_BLOCK_SIZE);
+         && is_zero_buffer (p + n, MIN (len - n, block)) == *ret_is_zero)
+    n += MIN (len - n, block);
   return n;
 }
 
-/* Copy a claimed range of at most CBW_PIECE_SIZE to scratch.  Zeroes are not
- * written: scratch reads as zeroes where nothing is stored.
- */
+/* Zeroes are not written: scratch reads as zeroes where nothing is stored. */
+static int
+store_zeroes (struct cbw_view *v, uint64_t off, uint64_t len)
+{
+  return v->stores_zeroes ? blk_zero (v->scratch, len, off, BLK_MAY_UNMAP) : 0;
+}
+
+/* Copy a claimed range of at most a piece to scratch. */
 static int
 copy_piece (struct cbw_view *v, char *buf, uint64_t off, uint64_t len)
 {
@@ -378,9 +385,11 @@ copy_piece (struct cbw_view *v, char *buf, uint64_t off, uint64_t len)
   int ret = blk_pread (v->node, buf, len, off, 0);
 
   for (uint64_t i = 0; ret == 0 && i < len; i += n) {
-    n = find_run (buf + i, len - i, &is_zero);
-    if (is_zero)
+    n = find_run (buf + i, len - i, v->block_size, &is_zero);
+    if (is_zero) {
+      ret = store_zeroes (v, off + i, n);
       continue;
+    }
     ret = reserve_scratch (v, n);
     if (ret < 0)
       break;
@@ -412,7 +421,7 @@ find_zeroes (struct cbw_view *v, uint64_t off, uint64_t len)
       && (extents.ptr[0].value & EXTENT_ZERO))
     ret = MIN (extents.ptr[0].len, len);
   extents_free (&extents);
-  return ret == len ? len : round_down (ret, CBW_BLOCK_SIZE);
+  return ret == len ? len : round_down (ret, v->block_size);
 }
 
 static struct cbw_buffer *
@@ -426,7 +435,7 @@ get_buffer_locked (struct cbw_view *v)
     v->buffers = b->next;
     return b;
   }
-  return posix_memalign (&p, CBW_BLOCK_SIZE, CBW_PIECE_SIZE) == 0 ? p : NULL;
+  return posix_memalign (&p, CBW_BLOCK_SIZE, v->piece_size) == 0 ? p : NULL;
 }
 
 static void
@@ -456,14 +465,14 @@ static int
 copy_claimed (struct cbw_view *v, struct req *claim, struct cbw_buffer *buf,
               uint64_t off, uint64_t *len)
 {
-  if (*len > CBW_PIECE_SIZE) {
+  if (*len > v->piece_size) {
     uint64_t n = find_zeroes (v, off, *len);
 
     if (n > 0) {
       *len = n;
-      return 0;
+      return store_zeroes (v, off, n);
     }
-    *len = CBW_PIECE_SIZE;
+    *len = v->piece_size;
     lock_acquire (&v->lock);
     shrink_claim (v, claim, *len);
     lock_release (&v->lock);
@@ -483,7 +492,7 @@ preserve (struct cbw_view *v, uint64_t off, uint64_t *len)
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&v->lock);
   *len = MIN (*len, MAX_ZERO_STEP);
-  cbw_claim_exclusive (v, &claim, off, CBW_BLOCK_SIZE, len);
+  cbw_claim_exclusive (v, &claim, off, v->block_size, len);
   if (cbw_find_part (v, off, *len, len) == CBW_PART_LIVE) {
     shrink_claim (v, &claim, *len);
     buf = get_buffer_locked (v);
@@ -528,8 +537,8 @@ before_write (struct cbw_view *v, uint64_t off, uint64_t len)
 
   if (off >= v->size)
     return 0;
-  end = MIN (round_up (off + len, CBW_BLOCK_SIZE), v->size);
-  off = round_down (off, CBW_BLOCK_SIZE);
+  end = MIN (round_up (off + len, v->block_size), v->size);
+  off = round_down (off, v->block_size);
   for (; off < end; off += n) {
     if (atomic_load (&v->error))
       return 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copy-before-write: point-in-time views of a disk that goes on changing.
  *
- * Works in blocks of CBW_BLOCK_SIZE whatever the bitmap's granularity.
+ * Works in blocks of CBW_BLOCK_SIZE whatever the bitmap's granularity, unless
+ * told otherwise.
  */
 #ifndef TIDEMARK_CBW_H
 #define TIDEMARK_CBW_H
@@ -41,6 +42,11 @@ struct cbw_options {
    * too.
    */
   struct blk *scratch;
+  /* For a scratch that has a use of its own (job-none.c). */
+  uint64_t block_size;          /* what is preserved at once; a power of two of
+                                   CBW_BLOCK_SIZE to CBW_MAX_CLUSTER; 0 =
+                                   CBW_BLOCK_SIZE */
+  bool stores_zeroes;           /* write them to scratch too, by blk_zero */
 };
 
 struct cbw;                     /* the engine of one disk */

@@ -56,6 +56,7 @@ struct copy {
   /* Protected by lock. */
   bool at_end;                  /* next has returned 0 */
   int error;                    /* -errno that stopped it; 0 = none */
+  bool is_write_error;          /* it was the target's */
   struct error err;
 };
 
@@ -83,6 +84,7 @@ fail (struct copy *c, int error, const char *node, const char *what,
 
   if (c->error == 0) {
     c->error = error;
+    c->is_write_error = node == c->target->name;
     if (what)
       error_set_errno (&c->err, -error,
                        "%s: %s of %" PRIu64 " bytes at offset %" PRIu64,
@@ -140,7 +142,8 @@ write_zeroes (struct copy_thread *t, uint64_t len, uint64_t off)
   t->stats.zero_bytes += len;
   if (c->options.target_is_zero)
     return 0;
-  r = blk_zero (c->target, len, off, BLK_MAY_UNMAP);
+  r = blk_zero (c->target, len, off, BLK_MAY_UNMAP
+                | (c->options.keeps_zeroes ? BLK_KEEP_ZERO : 0));
   return r < 0 ? fail (c, r, c->target->name, "zero", len, off) : 0;
 }
 
@@ -391,6 +394,7 @@ copy_run (struct blk *source, struct blk *target,
   }
   free (threads);
   lock_destroy (&c.lock);
+  stats.is_write_error = c.is_write_error;
   if (ret)
     *ret = stats;
   if (c.error < 0 && err)

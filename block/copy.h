@@ -44,6 +44,7 @@ struct copy_options {
                                    bytes; 0 = only whole items */
   bool compress;                /* data is written with BLK_COMPRESS */
   bool target_is_zero;          /* zero items need not be written */
+  bool keeps_zeroes;            /* they are written with BLK_KEEP_ZERO */
   const volatile bool *cancel;  /* stops with -ECANCELED when it turns true */
 };
 
@@ -51,6 +52,7 @@ struct copy_stats {
   uint64_t read_bytes;          /* that came from the source */
   uint64_t written_bytes;       /* data */
   uint64_t zero_bytes;          /* zeroed, or skipped as already zero */
+  bool is_write_error;          /* what failed first was the target */
 };
 
 /* Copy until next returns 0.  Blocks.  On failure *err names the node, the

@@ -803,6 +803,16 @@ dirty_merge_back (struct dirty *d, struct dirty_bitmap *bm)
   dirty_bits_unref (old);
 }
 
+void
+dirty_add_bits (struct dirty *d, struct dirty_bitmap *bm,
+                const struct bitmap *bits)
+{
+  assert (bm->set == d);
+  assert (gate_is_closed (d->gate));
+  assert (bm->state != DIRTY_FROZEN);
+  bitmap_merge (bm->bits->bitmap, bits);
+}
+
 const struct bitmap *
 dirty_frozen_bits (const struct dirty_bitmap *bm)
 {

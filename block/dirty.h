@@ -117,6 +117,10 @@ void dirty_merge_back (struct dirty *d, struct dirty_bitmap *bm);
  */
 int dirty_commit (struct dirty *d);
 
+/* Not a frozen one: its bits, or those of bits too.  [gate closed] */
+void dirty_add_bits (struct dirty *d, struct dirty_bitmap *bm,
+                     const struct bitmap *bits);
+
 /* The frozen bits; valid until drop or merge back. */
 const struct bitmap *dirty_frozen_bits (const struct dirty_bitmap *bm);
 

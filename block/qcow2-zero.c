@@ -16,7 +16,12 @@
 #include "cleanup.h"
 #include "qcow2.h"
 
-enum how { ZERO_KEEP, ZERO_UNMAP, TRIM };
+enum how {
+  ZERO_KEEP,                    /* what is allocated stays so */
+  ZERO_UNMAP,
+  ZERO_EXPLICIT,                /* as UNMAP; this layer says so in any case */
+  TRIM,
+};
 
 /* A step that zeroes or trims. */
 struct zeroing {
@@ -73,7 +78,7 @@ is_done_already (const struct zeroing *z)
   case QCOW2_ZERO_ALLOC:
     return z->how != TRIM;
   case QCOW2_UNALLOCATED:
-    return qcow2_is_unbacked (s->q, s->off)
+    return z->how != ZERO_EXPLICIT && qcow2_is_unbacked (s->q, s->off)
       && (z->how == TRIM || !qcow2_is_reserved (s->q, s->off, s->len));
   default:
     return false;
@@ -86,7 +91,7 @@ is_done_already (const struct zeroing *z)
 static int
 choose_v2 (const struct zeroing *z)
 {
-  if (qcow2_is_unbacked (z->s.q, z->s.off))
+  if (z->how != ZERO_EXPLICIT && qcow2_is_unbacked (z->s.q, z->s.off))
     return 0;
   return z->how == TRIM ? 1 : -EOPNOTSUPP;
 }
@@ -245,7 +250,8 @@ int
 qcow2_zero (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
 {
   struct qcow2 *q = qcow2_of (blk);
-  enum how how = flags & BLK_MAY_UNMAP ? ZERO_UNMAP : ZERO_KEEP;
+  enum how how = flags & BLK_KEEP_ZERO ? ZERO_EXPLICIT
+    : flags & BLK_MAY_UNMAP ? ZERO_UNMAP : ZERO_KEEP;
   uint64_t done = 0;
   int error;
 

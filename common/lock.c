@@ -16,6 +16,7 @@
 _Static_assert (NR_LOCK_RANKS <= 32, "a bit of ranks_held per rank");
 
 static const char *const rank_names[NR_LOCK_RANKS] = {
+  [LOCK_RANK_JOBS] = "JOBS",
   [LOCK_RANK_SERVICE] = "SERVICE", [LOCK_RANK_CONTROL] = "CONTROL",
   [LOCK_RANK_SESSIONS] = "SESSIONS", [LOCK_RANK_EXPORTS] = "EXPORTS",
   [LOCK_RANK_CONN] = "CONN", [LOCK_RANK_DISK] = "DISK",

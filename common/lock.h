@@ -14,7 +14,8 @@
 #include <time.h>
 
 enum lock_rank {
-  LOCK_RANK_SERVICE = 0,        /* server: process-wide lists */
+  LOCK_RANK_JOBS = 0,           /* block: push jobs; events go out under it */
+  LOCK_RANK_SERVICE,            /* server: process-wide lists */
   LOCK_RANK_CONTROL,            /* server: one control connection */
   LOCK_RANK_SESSIONS,           /* block: session manager */
   LOCK_RANK_EXPORTS,            /* server: export table */
