@@ -811,6 +811,7 @@ dirty_add_bits (struct dirty *d, struct dirty_bitmap *bm,
   assert (gate_is_closed (d->gate));
   assert (bm->state != DIRTY_FROZEN);
   bitmap_merge (bm->bits->bitmap, bits);
+  bits_changed (bm->bits);
 }
 
 const struct bitmap *

@@ -117,7 +117,9 @@ void dirty_merge_back (struct dirty *d, struct dirty_bitmap *bm);
  */
 int dirty_commit (struct dirty *d);
 
-/* Not a frozen one: its bits, or those of bits too.  [gate closed] */
+/* Not a frozen one: its bits, or those of bits too.  Durable only after
+ * dirty_commit.  [gate closed]
+ */
 void dirty_add_bits (struct dirty *d, struct dirty_bitmap *bm,
                      const struct bitmap *bits);
 

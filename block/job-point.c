@@ -55,6 +55,20 @@ new_view (struct job *job, struct error *err)
   return cbw_view_new (disk_cbw (job->disk), &options, &job->view, err);
 }
 
+/* What takes time and would else be done with the gate closed.  If it fails
+ * here it fails there again.
+ */
+static void
+prepare_freeze (struct job *job)
+{
+  struct dirty *dirty = disk_dirty (job->disk);
+  struct dirty_bitmap *bm = dirty_find (dirty, job->bitmap_name);
+
+  if (bm)
+    dirty_prepare_freeze (dirty, bm);
+  dirty_unref (bm);
+}
+
 int
 job_prepare (struct job *job, const struct job_request *request,
              struct error *err)
@@ -67,6 +81,8 @@ job_prepare (struct job *job, const struct job_request *request,
       || point_id_random (&job->point) < 0
       || bitmap_new (job->size, job->unit, &job->remaining) < 0)
     return error_set_errno (err, ENOMEM, "Job '%s'", job->id);
+  if (job->bitmap_name)
+    prepare_freeze (job);
   return new_view (job, err);
 }
 
@@ -143,6 +159,8 @@ job_release_point (struct job *job, bool is_success)
   gate_close (gate);
   let_go (job, is_success);
   gate_open (gate);
+  /* Before anybody is told.  A store that fails says so in its bitmaps. */
+  dirty_commit (disk_dirty (job->disk));
   cbw_view_discard (job->view);
 }
 

@@ -176,6 +176,28 @@ qmp_args_uint (const json_t *args, const char *name, uint64_t if_absent)
   return value ? (uint64_t) json_integer_value (value) : if_absent;
 }
 
+int64_t
+qmp_args_int (const json_t *args, const char *name, int64_t if_absent)
+{
+  const json_t *value = json_object_get (args, name);
+
+  return value ? json_integer_value (value) : if_absent;
+}
+
+int
+qmp_args_enum (const json_t *args, const char *name,
+               const char *const *choices, int if_absent)
+{
+  const char *s = json_string_value (json_object_get (args, name));
+  int i;
+
+  if (s == NULL)
+    return if_absent;
+  for (i = 0; choices[i] && strcmp (choices[i], s) != 0; i++)
+    ;
+  return i;
+}
+
 int
 qmp_args_choice (const char *path, const char *name, const char *s,
                  const char *const *choices, struct error *err)

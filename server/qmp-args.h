@@ -52,6 +52,11 @@ const char *qmp_args_string (const json_t *args, const char *name,
 bool qmp_args_bool (const json_t *args, const char *name, bool if_absent);
 uint64_t qmp_args_uint (const json_t *args, const char *name,
                         uint64_t if_absent);
+int64_t qmp_args_int (const json_t *args, const char *name,
+                      int64_t if_absent);
+/* The place of a QMP_ENUM's value among its choices. */
+int qmp_args_enum (const json_t *args, const char *name,
+                   const char *const *choices, int if_absent);
 
 /* The place of s in a NULL-terminated list, or -EINVAL with *err set. */
 int qmp_args_choice (const char *path, const char *name, const char *s,

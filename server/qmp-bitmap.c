@@ -16,41 +16,84 @@
 #include "qmp-args.h"
 #include "range.h"
 
-static int
-cmd_add (struct qmp_call *call, json_t **ret, struct error *err)
-{
-  static const struct qmp_arg table[] = {
-    { "node", QMP_STRING, true },
-    { "name", QMP_STRING, true },
-    { "granularity", QMP_UINT32, false },
-    { "persistent", QMP_BOOL, false },
-    { "disabled", QMP_BOOL, false },
-    { NULL }
-  };
-  const char *node, *name;
-  uint64_t granularity;
-  struct disk *disk;
-  unsigned flags;
+const struct qmp_arg qmp_bitmap_add_args[] = {
+  { "node", QMP_STRING, true },
+  { "name", QMP_STRING, true },
+  { "granularity", QMP_UINT32, false },
+  { "persistent", QMP_BOOL, false },
+  { "disabled", QMP_BOOL, false },
+  { NULL }
+};
 
-  if (qmp_args_check (call->args, NULL, table, err) < 0)
-    return -EINVAL;
-  node = qmp_args_string (call->args, "node", NULL);
-  name = qmp_args_string (call->args, "name", NULL);
-  disk = nodes_find_device (service_nodes (call->service), node, err);
-  if (disk == NULL)
-    return -ENOENT;
+const struct qmp_arg qmp_bitmap_args[] = {
+  { "node", QMP_STRING, true },
+  { "name", QMP_STRING, true },
+  { NULL }
+};
+
+const struct qmp_arg qmp_bitmap_merge_args[] = {
+  { "node", QMP_STRING, true },
+  { "target", QMP_STRING, true },
+  { "bitmaps", QMP_ARRAY, true },
+  { NULL }
+};
+
+int
+qmp_bitmap_prepare_add (struct disk *disk, const json_t *args,
+                        struct error *err)
+{
+  const char *name = qmp_args_string (args, "name", NULL);
+  uint64_t granularity = qmp_args_uint (args, "granularity", 0);
+  int r = 0;
+
   if (*name == '\0')
     return error_set (err, EINVAL, "Bitmap name cannot be empty");
-  granularity = qmp_args_uint (call->args, "granularity", 0);
-  if (json_object_get (call->args, "granularity") &&
+  if (json_object_get (args, "granularity") &&
       (granularity < BITMAP_MIN_GRANULARITY || !is_power_of_2 (granularity)))
     return error_set (err, EINVAL,
                       "Granularity must be power of 2 and at least 512");
-  flags = qmp_args_bool (call->args, "disabled", false) ? DIRTY_IS_DISABLED
-    : 0;
-  if (qmp_args_bool (call->args, "persistent", false))
+  if (qmp_args_bool (args, "persistent", false))
+    r = disk_make_store (disk, err);
+  if (r < 0)
+    error_prefix (err, "Bitmap '%.40s' cannot be persistent", name);
+  return r;
+}
+
+int
+qmp_bitmap_add (struct disk *disk, const json_t *args, struct error *err)
+{
+  uint64_t granularity = qmp_args_uint (args, "granularity", 0);
+  unsigned flags = 0;
+
+  if (granularity == 0)
+    granularity = disk_default_granularity (disk);
+  if (qmp_args_bool (args, "disabled", false))
+    flags |= DIRTY_IS_DISABLED;
+  if (qmp_args_bool (args, "persistent", false))
     flags |= DIRTY_IS_PERSISTENT;
-  return disk_bitmap_add (disk, name, granularity, flags, err);
+  return dirty_add (disk_dirty (disk), qmp_args_string (args, "name", NULL),
+                    granularity, flags, err);
+}
+
+static int
+cmd_add (struct qmp_call *call, json_t **ret, struct error *err)
+{
+  struct disk *disk;
+  int r;
+
+  if (qmp_args_check (call->args, NULL, qmp_bitmap_add_args, err) < 0)
+    return -EINVAL;
+  disk = nodes_find_device (service_nodes (call->service),
+                            qmp_args_string (call->args, "node", NULL), err);
+  if (disk == NULL)
+    return -ENOENT;
+  r = qmp_bitmap_prepare_add (disk, call->args, err);
+  if (r < 0)
+    return r;
+  gate_close (disk_gate (disk));
+  r = qmp_bitmap_add (disk, call->args, err);
+  gate_open (disk_gate (disk));
+  return r;
 }
 
 /* Those that take just a bitmap. */
@@ -59,14 +102,9 @@ cmd_simple (struct qmp_call *call, struct error *err,
                int (*function) (struct disk *disk, const char *name,
                                 struct error *err))
 {
-  static const struct qmp_arg table[] = {
-    { "node", QMP_STRING, true },
-    { "name", QMP_STRING, true },
-    { NULL }
-  };
   struct disk *disk;
 
-  if (qmp_args_check (call->args, NULL, table, err) < 0)
+  if (qmp_args_check (call->args, NULL, qmp_bitmap_args, err) < 0)
     return -EINVAL;
   disk = qmp_find_disk (call, qmp_args_string (call->args, "node", NULL),
                         err);
@@ -104,18 +142,13 @@ static int
 find_source (struct qmp_call *call, struct disk *target_disk, json_t *item,
              size_t i, struct dirty_bitmap **ret, struct error *err)
 {
-  static const struct qmp_arg table[] = {
-    { "node", QMP_STRING, true },
-    { "name", QMP_STRING, true },
-    { NULL }
-  };
   struct disk *disk = target_disk;
   const char *name = json_string_value (item);
   char path[40];
 
   snprintf (path, sizeof path, "bitmaps[%zu]", i);
   if (json_is_object (item)) {
-    if (qmp_args_check (item, path, table, err) < 0)
+    if (qmp_args_check (item, path, qmp_bitmap_args, err) < 0)
       return -EINVAL;
     name = qmp_args_string (item, "name", NULL);
     disk = qmp_find_disk (call, qmp_args_string (item, "node", NULL), err);
@@ -131,42 +164,55 @@ find_source (struct qmp_call *call, struct disk *target_disk, json_t *item,
   return 0;
 }
 
+int
+qmp_bitmap_find_sources (struct qmp_call *call, struct disk *target_disk,
+                         const json_t *args, struct dirty_bitmap ***ret,
+                         size_t *ret_nr, struct error *err)
+{
+  json_t *bitmaps = json_object_get (args, "bitmaps");
+  size_t nr = json_array_size (bitmaps), i;
+  struct dirty_bitmap **sources = calloc (nr + 1, sizeof *sources);
+  int r = 0;
+
+  if (sources == NULL)
+    return error_set_errno (err, ENOMEM, "bitmaps");
+  for (i = 0; i < nr; i++) {
+    r = find_source (call, target_disk, json_array_get (bitmaps, i), i,
+                     &sources[i], err);
+    if (r < 0)
+      break;
+  }
+  if (r == 0) {
+    *ret = sources;
+    *ret_nr = nr;
+    return 0;
+  }
+  while (i-- > 0)
+    dirty_unref (sources[i]);
+  free (sources);
+  return r;
+}
+
 static int
 cmd_merge (struct qmp_call *call, json_t **ret, struct error *err)
 {
-  static const struct qmp_arg table[] = {
-    { "node", QMP_STRING, true },
-    { "target", QMP_STRING, true },
-    { "bitmaps", QMP_ARRAY, true },
-    { NULL }
-  };
   CLEANUP_FREE struct dirty_bitmap **sources = NULL;
   struct disk *disk;
-  json_t *bitmaps;
-  size_t nr, i, n = 0;
-  int r = 0;
+  size_t n = 0;
+  int r;
 
-  if (qmp_args_check (call->args, NULL, table, err) < 0)
+  if (qmp_args_check (call->args, NULL, qmp_bitmap_merge_args, err) < 0)
     return -EINVAL;
   disk = qmp_find_disk (call, qmp_args_string (call->args, "node", NULL),
                         err);
   if (disk == NULL)
     return -ENOENT;
-  bitmaps = json_object_get (call->args, "bitmaps");
-  nr = json_array_size (bitmaps);
-  sources = calloc (nr + 1, sizeof *sources);
-  if (sources == NULL)
-    return error_set_errno (err, ENOMEM, "bitmaps");
-  for (i = 0; i < nr && r == 0; i++) {
-    r = find_source (call, disk, json_array_get (bitmaps, i), i, &sources[n],
-                     err);
-    n += r == 0;
-  }
+  r = qmp_bitmap_find_sources (call, disk, call->args, &sources, &n, err);
   if (r == 0)
     r = disk_bitmap_merge (disk, qmp_args_string (call->args, "target", NULL),
                            sources, n, err);
-  for (i = 0; i < n; i++)
-    dirty_unref (sources[i]);
+  while (n > 0)
+    dirty_unref (sources[--n]);
   return r;
 }
 

@@ -10,6 +10,7 @@
 #include <jansson.h>
 
 #include "error.h"
+#include "qmp-args.h"
 #include "service.h"
 
 #define QMP_MAX_REQUEST (1024 * 1024)   /* bytes of one JSON value */
@@ -45,8 +46,10 @@ extern const struct qmp_command qmp_bitmap_commands[];
 extern const struct qmp_command qmp_backup_commands[];
 extern const struct qmp_command qmp_blockdev_commands[];
 extern const struct qmp_command qmp_export_commands[];
+extern const struct qmp_command qmp_job_commands[];
 extern const struct qmp_command qmp_query_commands[];
 extern const struct qmp_command qmp_resize_commands[];
+extern const struct qmp_command qmp_transaction_commands[];
 /* All tables; ends with NULL. */
 extern const struct qmp_command *const qmp_command_tables[];
 
@@ -64,6 +67,29 @@ json_t *qmp_version (void);
  */
 struct disk *qmp_find_disk (struct qmp_call *call, const char *node,
                             struct error *err);
+
+/* qmp-bitmap.c, for transactions: arguments of the bitmap commands (the four
+ * that take just a bitmap have the same), and what two of them do.
+ */
+extern const struct qmp_arg qmp_bitmap_add_args[];
+extern const struct qmp_arg qmp_bitmap_merge_args[];
+extern const struct qmp_arg qmp_bitmap_args[];
+/* args have been checked against the table.  What takes time; then the rest.
+ * [add: gate closed]
+ */
+int qmp_bitmap_prepare_add (struct disk *disk, const json_t *args,
+                            struct error *err);
+int qmp_bitmap_add (struct disk *disk, const json_t *args, struct error *err);
+/* References to the sources of a merge; the caller unrefs them and frees the
+ * array.
+ */
+int qmp_bitmap_find_sources (struct qmp_call *call, struct disk *target_disk,
+                             const json_t *args, struct dirty_bitmap ***ret,
+                             size_t *ret_nr, struct error *err);
+
+/* qmp-job.c: tell all connections.  Does not wait. */
+struct job_event;
+void qmp_job_event (struct qmp_server *q, const struct job_event *event);
 
 int qmp_server_new (struct service *service, struct qmp_server **ret);
 /* Takes ownership of fd, on failure too.  Before start. */

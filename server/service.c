@@ -63,6 +63,7 @@ struct service {
   struct qmp_server *qmp;
   struct session_manager *sessions;
   struct block_exports *block_exports;
+  struct job_manager *jobs;
 };
 
 int
@@ -538,6 +539,20 @@ session_ended (void *opaque, struct session *session, enum session_end how)
   json_decref (data);
 }
 
+/* job_ops */
+static void
+job_event (void *opaque, const struct job_event *event)
+{
+  struct service *s = opaque;
+  const struct job_info *info = event->info;
+
+  if (event->type == JOB_EVENT_COMPLETED || event->type == JOB_EVENT_CANCELLED)
+    log_info ("backup job '%s' has ended: %s", info->id,
+              *info->error ? info->error : "success");
+  if (s->qmp)
+    qmp_job_event (s->qmp, event);
+}
+
 /* Without a listener they would only get in the way of block-export-add. */
 static int
 add_live_exports (struct service *s, struct error *err)
@@ -635,6 +650,7 @@ service_start (struct service *s, struct error *err)
     .ending = session_ending,
     .ended = session_ended,
   };
+  static const struct job_ops job_ops = { .event = job_event };
   int r;
 
   r = start_disks (s, err);
@@ -645,6 +661,8 @@ service_start (struct service *s, struct error *err)
   if (r < 0)
     return r;
   r = session_manager_new (&ops, s, &s->sessions);
+  if (r == 0)
+    r = job_manager_new (&job_ops, s, &s->jobs);
   if (r < 0)
     return error_set_errno (err, -r, "session manager");
   r = start_nbd_server (s, SERVICE_LIVE, &s->live_server, err);
@@ -692,6 +710,7 @@ service_free (struct service *s)
     return 0;
   if (s->qmp)
     qmp_server_stop (s->qmp);
+  job_manager_free (s->jobs);
   if (s->sessions)
     session_manager_free (s->sessions);
   block_exports_free (s->block_exports);
@@ -781,6 +800,12 @@ struct nodes *
 service_nodes (struct service *s)
 {
   return s->nodes;
+}
+
+struct job_manager *
+service_jobs (struct service *s)
+{
+  return s->jobs;
 }
 
 struct session_manager *

@@ -14,6 +14,7 @@
 #include "disk.h"
 #include "error.h"
 #include "export.h"
+#include "job.h"
 #include "nodes.h"
 #include "session.h"
 
@@ -90,6 +91,7 @@ struct disk *service_find_disk (struct service *s, const char *name);
 struct nodes *service_nodes (struct service *s);
 struct session_manager *service_sessions (struct service *s);
 struct block_exports *service_block_exports (struct service *s);
+struct job_manager *service_jobs (struct service *s);
 struct export_table *service_exports (struct service *s,
                                       enum service_listener kind);
 

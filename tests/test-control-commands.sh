@@ -245,6 +245,12 @@ with Tidemarkd(tmp, "--disk", "vda,file=%s/vda.raw" % tmp,
               "block-export-del", "query-block-exports", "nbd-server-start",
               "nbd-server-stop", "nbd-server-add", "nbd-server-remove",
               "x-debug-block-dirty-bitmap-sha256"}
+    # And these: interop-qemu-jobs.sh.
+    tried |= {"drive-backup", "blockdev-backup", "transaction",
+              "query-jobs", "query-block-jobs", "block-job-set-speed"}
+    tried |= {prefix + verb for prefix in ("job-", "block-job-")
+              for verb in ("cancel", "complete", "dismiss", "finalize",
+                           "pause", "resume")}
     check_equal(names, tried, "commands that this test covers")
     check_equal(d.stop(), 0, "exit status")
 END

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+EXTRA_DIST += job_util.py
+SCRIPT_TESTS += \
+	interop-qemu-jobs.sh \
+	test-job-incremental.sh \
+	test-job-modes.sh
