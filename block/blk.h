@@ -196,8 +196,8 @@ blk_event (struct blk *blk, enum blk_event event)
  * -EPERM for a change of a read-only node.  len 0 succeeds and does nothing.
  * pread: BLK_NOWAIT (-EAGAIN if the node cannot); pwrite: BLK_FUA,
  * BLK_COMPRESS (-EINVAL if the node cannot); zero:
- * BLK_FUA, BLK_MAY_UNMAP, BLK_FAST, BLK_KEEP_ZERO; trim: BLK_FUA; extents: BLK_ONE.  FUA is
- * emulated by a flush where the driver cannot.
+ * BLK_FUA, BLK_MAY_UNMAP, BLK_FAST, BLK_KEEP_ZERO; trim: BLK_FUA; extents:
+ * BLK_ONE.  FUA is emulated by a flush where the driver cannot.
  */
 int blk_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
                unsigned flags);
