@@ -2,5 +2,6 @@
 EXTRA_DIST += job_util.py
 SCRIPT_TESTS += \
 	interop-qemu-jobs.sh \
+	test-job-grouped.sh \
 	test-job-incremental.sh \
 	test-job-modes.sh
