@@ -234,7 +234,7 @@ test_flags (void **state)
       assert_int_equal (blk_pwrite (&blk, buf, 1, 0, flag), -EINVAL);
       assert_int_equal (blk_trim (&blk, 1, 0, flag), -EINVAL);
     }
-    if (!(flag & (BLK_FUA | BLK_MAY_UNMAP | BLK_FAST)))
+    if (!(flag & (BLK_FUA | BLK_MAY_UNMAP | BLK_FAST | BLK_KEEP_ZERO)))
       assert_int_equal (blk_zero (&blk, 1, 0, flag), -EINVAL);
     if (flag != BLK_ONE)
       assert_int_equal (blk_extents (&blk, 1, 0, flag, BLK_STATUS_ALLOCATION,
