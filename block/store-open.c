@@ -275,7 +275,9 @@ open_file (struct store *s, const struct store_options *options,
   if (r == -EBUSY)
     return error_set (err, EBUSY, "store '%.150s' is in use by another process"
                       " or disk", s->path);
-  if (r < 0 && (r != -ENOENT || options->must_exist))
+  if (r == -ENOENT && options->must_exist)
+    return r;
+  if (r < 0 && r != -ENOENT)
     return error_set_errno (err, -r, "store '%.150s'", s->path);
   if (r == 0) {
     r = find (s, &damage);

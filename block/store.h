@@ -49,7 +49,8 @@ struct store_options {
   struct store_identity identity;       /* of the disk as it is now */
   uint64_t region_size;         /* power of two; 0 = default; of a new store */
   uint64_t max_active;          /* regions; 0 = default */
-  bool must_exist;              /* -ENOENT rather than make it */
+  bool must_exist;              /* -ENOENT rather than make it; without a
+                                   message, as that is nothing unusual */
 };
 
 /* A bitmap as the table has it. */

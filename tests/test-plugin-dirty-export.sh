@@ -3,7 +3,6 @@
 # The "dirty:" exports: extents say what is dirty, reads give the live disk,
 # nothing can be written.
 . ./functions.sh
-skip_with_sanitizers
 requires nbdkit nbdinfo qemu-io
 
 cd "$tmp"

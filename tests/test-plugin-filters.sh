@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # nbdkit's filters work on top of the plugin.
 . ./functions.sh
-skip_with_sanitizers
 requires nbdkit nbdinfo qemu-io nbdcopy
 
 cd "$tmp"

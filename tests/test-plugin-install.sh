@@ -3,7 +3,6 @@
 # make install puts the plugin where pkg-config says that nbdkit looks, and
 # nothing but what it runs from there.
 . ./functions.sh
-skip_with_sanitizers
 requires nbdkit pkg-config
 
 dir=$(pkg-config --variable=plugindir nbdkit)

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # nbdkit -r, readonly=on, and files that cannot be written.
 . ./functions.sh
-skip_with_sanitizers
 requires nbdkit nbdinfo
 
 cd "$tmp"

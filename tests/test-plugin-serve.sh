@@ -3,7 +3,6 @@
 # The plugin serves live disks to everybody's clients: several exports, the
 # default one, every kind of request, and data that arrives in the file.
 . ./functions.sh
-skip_with_sanitizers
 requires nbdkit nbdinfo nbdcopy qemu-io qemu-img cmp
 
 cd "$tmp"

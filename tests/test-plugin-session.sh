@@ -3,7 +3,6 @@
 # A pull session while nbdkit serves: the view stays at its point, the dirty
 # context tells what changed, an end in success clears it.
 . ./functions.sh
-skip_with_sanitizers
 requires nbdkit nbdinfo nbdcopy qemu-io qemu-img
 
 cd "$tmp"

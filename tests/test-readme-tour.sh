@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # The commands of the README's tour do what it says.
 . ./functions.sh
-skip_with_sanitizers
 requires nbdkit qemu-io qemu-img qemu-nbd
 
 # block N: the Nth code block of the tour, in our directory.

@@ -39,6 +39,8 @@ PY
     if timeout 100 "$tmp/mutant" 40000 right "$threads" >"$tmp/out" 2>&1; then
         echo "SURVIVED  $name"
         survivors=$((survivors + 1))
+    elif ! grep -q '^power-loss: SEED=' "$tmp/out"; then
+        fail "mutant \"$name\" did not run: $(tail -n 3 "$tmp/out")"
     else
         echo "found     $name: $(tail -n 1 "$tmp/out" | cut -c -150)"
     fi

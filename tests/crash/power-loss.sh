@@ -5,8 +5,6 @@
 # mutants that it has to find.
 . ./functions.sh
 
-# The simulated machine does not free what a power cut left behind.
-export ASAN_OPTIONS="detect_leaks=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 states=${STATES:-66000}
 if [ "$sanitizers" != no ]; then states=${STATES:-3000}; fi
 run=$top_builddir/tests/crash/power-loss
