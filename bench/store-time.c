@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "blk.h"
+#include "blk-null.h"
 #include "disk.h"
 #include "session.h"
 #include "store.h"
@@ -69,54 +69,16 @@ bytes_written (void)
   return n;
 }
 
-/*---- A disk without data ----*/
-
-static int
-null_close (struct blk *blk)
-{
-  blk_fini (blk);
-  free (blk);
-  return 0;
-}
-
-static int
-null_read (struct blk *blk, void *buf, uint64_t len, uint64_t off,
-           unsigned flags)
-{
-  memset (buf, 0, len);
-  return 0;
-}
-
-static int
-null_write (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
-            unsigned flags)
-{
-  return 0;
-}
-
-static int
-null_flush (struct blk *blk)
-{
-  return 0;
-}
-
-static const struct blk_driver null_driver = {
-  .name = "null", .close = null_close, .pread = null_read,
-  .pwrite = null_write, .flush = null_flush,
-};
-
 static struct disk *
 open_disk (const char *store, uint64_t size)
 {
   const struct disk_options options = { .name = "d", .store = store };
-  struct blk *blk = calloc (1, sizeof *blk);
+  struct blk *blk;
   struct disk *disk;
   struct error err;
 
-  if (blk == NULL || blk_init (blk, &null_driver, "d", NULL, size,
-                               BLK_CAN_MULTI_CONN) < 0)
-    die ("out of memory");
-  if (disk_new (blk, &options, &disk, &err) < 0)
+  if (blk_null_open ("d", size, 0, &blk, &err) < 0
+      || disk_new (blk, &options, &disk, &err) < 0)
     die ("%s", err.msg);
   return disk;
 }

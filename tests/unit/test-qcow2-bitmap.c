@@ -6,14 +6,8 @@
 #include "config.h"
 
 #include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 
 #include "blk-debug.h"
 #include "blk-qcow2.h"
@@ -22,6 +16,7 @@
 #include "qcow2-image.h"
 #include "qcow2.h"
 #include "range.h"
+#include "unit.h"
 
 #define CAPACITY (UINT64_C (64) << 20)
 #define SMALL (UINT64_C (18) << 20)
@@ -32,12 +27,9 @@ static struct error err;
 static uint64_t
 rnd (uint64_t n)
 {
-  static uint64_t state = 88172645463325252u;
+  static uint64_t state = UINT64_C (88172645463325252);
 
-  state ^= state << 13;
-  state ^= state >> 7;
-  state ^= state << 17;
-  return (state >> 11) % n;
+  return unit_random (&state) % n;
 }
 
 static void

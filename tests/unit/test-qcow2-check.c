@@ -6,13 +6,7 @@
 #include "config.h"
 
 #include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 
 #include "blk-debug.h"
 #include "blk-qcow2.h"
@@ -20,6 +14,7 @@
 #include "qcow2-check.h"
 #include "qcow2-image.h"
 #include "range.h"
+#include "unit.h"
 
 #define CAPACITY (UINT64_C (20) << 20)
 #define CLUSTER 512
@@ -29,12 +24,9 @@ static struct error err;
 static uint64_t
 rnd (uint64_t n)
 {
-  static uint64_t state = 88172645463325252u;
+  static uint64_t state = UINT64_C (88172645463325252);
 
-  state ^= state << 13;
-  state ^= state >> 7;
-  state ^= state << 17;
-  return (state >> 11) % n;
+  return unit_random (&state) % n;
 }
 
 static void

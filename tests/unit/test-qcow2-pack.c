@@ -6,18 +6,13 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 
 #include "blk-qcow2.h"
 #include "qcow2-check.h"
 #include "qcow2-image.h"
 #include "range.h"
+#include "unit.h"
 
 #define CAPACITY (UINT64_C (36) << 20)
 #define MAX_DISK (UINT64_C (2) << 20)
@@ -27,12 +22,9 @@ static struct error err;
 static uint64_t
 rnd (uint64_t n)
 {
-  static uint64_t state = 88172645463325252u;
+  static uint64_t state = UINT64_C (88172645463325252);
 
-  state ^= state << 13;
-  state ^= state >> 7;
-  state ^= state << 17;
-  return (state >> 11) % n;
+  return unit_random (&state) % n;
 }
 
 static void
