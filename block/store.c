@@ -760,8 +760,11 @@ store_set_size (struct store *s, uint64_t disk_size, uint64_t other_size)
     pthread_cond_broadcast (&s->changed);
     lock_release (&s->lock);
   }
-  if (r == 0)
+  if (r == 0) {
+    store_claim (s);
     s->header.other_size = other_size;
+    store_unclaim (s);
+  }
   return r;
 }
 
@@ -905,6 +908,7 @@ store_path (const struct store *s)
 void
 store_get_info (struct store *s, struct store_info *ret)
 {
+  store_claim (s);
   *ret = (struct store_info) {
     .generation = s->header.generation,
     .region_size = s->header.region_size,
@@ -916,4 +920,5 @@ store_get_info (struct store *s, struct store_info *ret)
     .intent_off = s->intent_map.off,
     .intent_len = s->intent_map.len,
   };
+  store_unclaim (s);
 }

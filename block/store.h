@@ -177,6 +177,7 @@ struct store_info {
   bool was_unclean;             /* at open */
   uint64_t intent_off, intent_len;      /* the intent map in the file */
 };
+/* May wait for a table that is just being written: as store_claim. */
 void store_get_info (struct store *s, struct store_info *ret);
 
 #endif /* TIDEMARK_STORE_H */

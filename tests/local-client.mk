@@ -23,7 +23,7 @@ SCRIPT_TESTS += \
 	test-client-unconfirmed.sh \
 	test-client-verify.sh
 # Preloaded by fault-client-backup.sh.
-check_LTLIBRARIES = fail-nth.la
+check_LTLIBRARIES += fail-nth.la
 fail_nth_la_SOURCES = fail-nth.c
 fail_nth_la_CFLAGS = $(AM_CFLAGS) -fno-sanitize=all
 fail_nth_la_LDFLAGS = -module -avoid-version -rpath $(abs_builddir)

@@ -10,4 +10,8 @@ SCRIPT_TESTS += crash/power-loss.sh crash/kill-torture.sh
 LONG_TESTS += crash/crash-long.sh
 UNIT_TESTS += crash/test-intent-bound
 crash_test_intent_bound_SOURCES = crash/test-intent-bound.c $(sim_sources)
+# It compiles files by itself, without a sanitizer.
+EXTRA_DIST += crash/power-loss-mutants.sh
+if !SANITIZERS
 SCRIPT_TESTS += crash/power-loss-mutants.sh
+endif

@@ -17,3 +17,9 @@ EXTRA_DIST += test-bench.sh
 if !SANITIZERS
 SCRIPT_TESTS += test-bench.sh
 endif
+# What stock nbdkit needs besides a sanitizer's runtime, see functions.sh.
+check_LTLIBRARIES += sanitized-nbdkit.la
+sanitized_nbdkit_la_SOURCES = sanitized-nbdkit.c
+sanitized_nbdkit_la_CFLAGS = $(AM_CFLAGS) -fno-sanitize=all
+sanitized_nbdkit_la_LDFLAGS = -module -avoid-version -rpath $(abs_builddir)
+sanitized_nbdkit_la_LIBADD =

@@ -87,6 +87,7 @@ with Tidemarkd(tmp, "--disk", "vda,file=%s/vda.raw" % tmp,
                   "bitmaps %s" % names)
             check(not any(b["busy"] for b in d.bitmaps(q, disk).values()),
                   "a busy bitmap is left")
-    check_equal(d.stop(), 0, "exit status")
+    status = d.stop()
     check_equal(d.messages(), "", "messages")
+    check_equal(status, 0, "exit status")
 END

@@ -16,7 +16,7 @@ with ()
     shift
     while [ "$1" != -- ]; do params+=("$1"); shift; done
     "${nbdkit[@]}" -U - "${filters[@]}" "$plugin" "${args[@]}" \
-        "${params[@]}" --run "$bare$2" || fail "filters ${filters[*]}"
+        "${params[@]}" --run "$2" || fail "filters ${filters[*]}"
 }
 
 verify='! grep -q "verification failed" io'

@@ -3,7 +3,6 @@
 # nbdkit --dump-plugin and --help; the plugin exports one symbol; its manual
 # page knows every parameter.
 . ./functions.sh
-skip_with_sanitizers
 requires nbdkit nm
 
 "${nbdkit[@]}" --dump-plugin "$plugin" > "$tmp/dump"

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # What the user gets wrong is said, by name, before nbdkit starts to serve.
 . ./functions.sh
-skip_with_sanitizers
 requires nbdkit qemu-img
 
 cd "$tmp"
@@ -18,7 +17,7 @@ bad ()
     local text=$1
     shift
     expect_error "$text" "${nbdkit[@]}" -U - "$plugin" "$@" \
-        --run "$bare"'echo served >&2'
+        --run 'echo served >&2'
     grep -q served expect.err && fail "it went on with: $*"
     return 0
 }

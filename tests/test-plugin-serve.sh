@@ -11,7 +11,7 @@ head -c 4M /dev/urandom > b.raw
 cp b.raw b.orig
 
 # A bare file name; the disk is called disk0 and is the default export.
-"${nbdkit[@]}" -U - "$plugin" a.raw --run "$bare"'
+"${nbdkit[@]}" -U - "$plugin" a.raw --run '
     nbdinfo --size "$uri" &&
     nbdinfo --size "nbd+unix:///disk0?socket=$unixsocket" &&
     qemu-io -f raw "$uri" \
@@ -26,7 +26,7 @@ qemu-io -r -f raw a.raw -c "read -P 2 1M 4k" -c "read -P 0 2176k 64k" |
     grep -q "Pattern verification failed" && fail "the file differs"
 
 # nbdcopy out of one disk and into the other.
-"${nbdkit[@]}" -U - "$plugin" disk=a,file=a.raw disk=b-2.x,file=b.raw --run "$bare"'
+"${nbdkit[@]}" -U - "$plugin" disk=a,file=a.raw disk=b-2.x,file=b.raw --run '
     s=$unixsocket
     nbdcopy "nbd+unix:///b-2.x?socket=$s" out.raw &&
     nbdcopy a.raw "nbd+unix:///b-2.x?socket=$s" 2>err; echo $? >status
@@ -37,7 +37,7 @@ test "$(cat status)" != 0 || fail "8 MiB fitted into 4 MiB"
 
 # A file in both names, a comma in its name, more than one magic file.
 cp b.orig 'x,y.raw'
-"${nbdkit[@]}" -U - "$plugin" 'x,y.raw' file=b.raw --run "$bare"'
+"${nbdkit[@]}" -U - "$plugin" 'x,y.raw' file=b.raw --run '
     nbdinfo --list --json "$uri"' > list.json
 json '[e["export-name"] for e in j["exports"]]' < list.json > names
 test "$(cat names)" = "['disk0', 'disk1']" || fail "$(cat names)"
@@ -51,6 +51,6 @@ test "$(cat all)" = True || fail "flags: $(cat list.json)"
 if [ "$sanitizers" != no ]; then exit 0; fi
 for name in nope dirty:disk0 dirty:disk0/nope dirty:nope/b dirty:; do
     expect_error "" "${nbdkit[@]}" -U - "$plugin" a.raw --run \
-        "${bare}nbdinfo --size \"nbd+unix:///$name?socket=\$unixsocket\""
+        "nbdinfo --size \"nbd+unix:///$name?socket=\$unixsocket\""
     grep -qF "there is no export \"$name\"" expect.err || fail "$(cat expect.err)"
 done

@@ -6,7 +6,6 @@
 . ./functions.sh
 requires python3
 
-if [ "$sanitizers" != no ]; then exit 77; fi    # of other flags than these
 objects=$(ls "$top_builddir"/tests/crash/{power-loss,model,sim,sim-io}.o)
 libs="$top_builddir/block/.libs/libblock.a $top_builddir/common/.libs/libcommon.a
 $(pkg-config --libs libnbd zlib libzstd)"
