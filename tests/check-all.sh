@@ -47,7 +47,9 @@ check_tree ()
         return
     fi
     find "$out/$name/tests" \( -name '*.trs' -o -name '*.log' \) -delete
-    make -C "$out/$name" -k check -j"$jobs" >"$out/$name-check.log" 2>&1 || :
+    # One more than there are processors: tests wait for disks.
+    make -C "$out/$name" -k check -j$((jobs + 1)) \
+        >"$out/$name-check.log" 2>&1 || :
     count_results "$name"
     if [ $((passed + failed)) -eq "$before" ]; then
         tail -n 30 "$out/$name-check.log"
