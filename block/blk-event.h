@@ -36,7 +36,9 @@ enum blk_event {
 #define X(name, string) BLK_EVENT_##name,
   BLK_EVENTS
 #undef X
-  NR_BLK_EVENTS
+  NR_BLK_EVENTS,
+  BLK_EVENT_OPEN = NR_BLK_EVENTS, /* who opens the node as its child will tell
+                                     of events: no rule waits for this one */
 };
 
 #endif /* TIDEMARK_BLK_EVENT_H */

@@ -149,7 +149,8 @@ inject_event (struct blk *blk, enum blk_event event)
   struct inject *d = inject_of (blk);
 
   atomic_store (&d->is_told, true);
-  happen (d, event);
+  if (event != BLK_EVENT_OPEN)
+    happen (d, event);
 }
 
 static int

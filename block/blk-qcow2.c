@@ -295,6 +295,7 @@ qcow2_open_layer (struct blk *file, const struct qcow2_open_options *options,
   uint64_t nr;
   int error;
 
+  blk_event (file, BLK_EVENT_OPEN);
   error = qcow2_header_read (file, &h, err);
   if (error == 0)
     error = qcow2_new (file, &h, options->is_read_only, &q, err);
