@@ -160,19 +160,6 @@ find_locked (struct job_manager *m, const char *id)
   return job;
 }
 
-bool
-job_uses_disk (struct job_manager *m, const struct disk *disk)
-{
-  struct job *job;
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&m->lock);
-
-  /* One that is CONCLUDED has let it go. */
-  for (job = m->first; job; job = job->next)
-    if (job->disk == disk && job->status != JOB_CONCLUDED)
-      return true;
-  return false;
-}
-
 int
 job_list (struct job_manager *m, struct job_info **ret, size_t *ret_nr)
 {

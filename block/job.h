@@ -57,7 +57,8 @@ struct job_manager;
 
 struct job_request {
   const char *id;
-  struct disk *disk;            /* must not be closed while job_uses_disk */
+  struct disk *disk;            /* neither closed nor resized until
+                                   release_target */
   struct blk *target;           /* of the disk's size, writable */
   /* Called when the job needs the target no more, also for one that never
    * started, and by a job_new that fails.  Without locks.
@@ -112,9 +113,6 @@ int job_manager_new (const struct job_ops *ops, void *opaque,
                      struct job_manager **ret);
 /* Cancels every job and waits for its end.  NULL is allowed. */
 void job_manager_free (struct job_manager *m);
-
-/* True if a job reads the disk. */
-bool job_uses_disk (struct job_manager *m, const struct disk *disk);
 
 /* 0 with *ret a job that has its id and can take its point.  QEMU's messages.
  * The target is released on failure too.

@@ -32,6 +32,29 @@ find_disk (struct qmp_call *call, struct error *err)
   return disk;
 }
 
+/* A job's source and target keep their size, as in QEMU; and no job begins
+ * meanwhile.
+ */
+static int
+resize_alone (struct qmp_call *call, struct disk *disk, json_int_t size,
+              struct error *err)
+{
+  struct nodes *n = service_nodes (call->service);
+  const char *device = qmp_args_string (call->args, "device", "");
+  int r;
+
+  if (nodes_hold (n, disk, NODE_USE_JOB, NULL) < 0)
+    return error_set (err, EBUSY, "Device '%s' is in use",
+                      *device ? device : disk_name (disk));
+  if (size % SECTOR != 0)
+    r = error_set (err, EINVAL, "Parameter 'size' expects a multiple of"
+                   " %d, not %" JSON_INTEGER_FORMAT, SECTOR, size);
+  else
+    r = disk_resize (disk, (uint64_t) size, err);
+  nodes_release (n, disk, NODE_USE_JOB);
+  return r;
+}
+
 static int
 block_resize (struct qmp_call *call, json_t **ret, struct error *err)
 {
@@ -52,10 +75,7 @@ block_resize (struct qmp_call *call, json_t **ret, struct error *err)
   size = json_integer_value (json_object_get (call->args, "size"));
   if (size < 0)
     return error_set (err, EINVAL, "Parameter 'size' expects a >0 size");
-  if (size % SECTOR != 0)
-    return error_set (err, EINVAL, "Parameter 'size' expects a multiple of"
-                      " %d, not %" JSON_INTEGER_FORMAT, SECTOR, size);
-  return disk_resize (disk, (uint64_t) size, err);
+  return resize_alone (call, disk, size, err);
 }
 
 const struct qmp_command qmp_resize_commands[] = {
