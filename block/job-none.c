@@ -43,7 +43,8 @@ none_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
              unsigned flags)
 {
   struct job *job = ((struct job_none *) blk)->job;
-  int r = blk_pwrite (job->target, buf, len, off, 0);
+  int r = blk_pwrite (job->target, buf, len, off,
+                      job->compress ? BLK_COMPRESS : 0);
 
   if (r == 0)
     count (job, len, off);

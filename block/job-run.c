@@ -214,6 +214,7 @@ copy_pass (struct run *run, bool *ret_is_read)
     .max_item = MAX (MAX_ITEM, job->unit),
     .detect_zeroes = true,
     .zero_unit = job->unit,
+    .compress = job->compress,
     .target_is_zero = job->target_is_zero,
     .keeps_zeroes = job->sync != JOB_SYNC_FULL,
     .cancel = &job->stop_copy,

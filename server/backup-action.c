@@ -330,9 +330,6 @@ fill_request (struct qmp_call *call, struct backup_action *a,
       return -ENOENT;
   }
   ret = parse_request (call, a->args, bitmap_may_come, r, err);
-  if (ret == 0 && r->compress)
-    ret = error_set (err, ENOTSUP, "Compression is not supported for this"
-                     " drive %s", disk_name (r->disk));
   if (ret == 0 && target == r->disk)
     ret = error_set (err, EINVAL, "Source and target cannot be the same");
   if (ret == 0)
@@ -340,8 +337,12 @@ fill_request (struct qmp_call *call, struct backup_action *a,
   if (ret < 0)
     return ret;
   jn->source = r->disk;
-  return a->is_drive ? open_drive_target (a, r, err)
+  ret = a->is_drive ? open_drive_target (a, r, err)
     : take_node_target (target, r, jn, err);
+  if (ret == 0 && r->compress && !(r->target->can & BLK_CAN_COMPRESS))
+    ret = error_set (err, ENOTSUP, "Compression is not supported for this"
+                     " drive %s", target ? disk_name (target) : "");
+  return ret;
 }
 
 int

@@ -7,14 +7,15 @@
 . "${srcdir:-.}/control-test.sh"
 requires qemu-img qemu-system-x86_64
 timeout 120 python3 - "$tmp" <<'END'
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from job_util import check_equal, create, event_text
+from job_util import check_equal, compare, create, event_text, run
 from qmp_client import Qmp
-from tidemarkd_util import Tidemarkd, fail
+from tidemarkd_util import TIMEOUT, Tidemarkd, fail
 
 tmp = sys.argv[1]
 SIZE = 1 << 20
@@ -135,6 +136,39 @@ def steps():
     for command in "query-jobs", "query-block-jobs":
         yield s(command)
     yield s("job-dismiss", "drive0", id="drive0")
+    # Pauses.
+    yield db(sync="none")
+    yield s("block_resize", device="drive0", size=2 * SIZE)
+    yield s("block_resize", device="drive0", size=1000)
+    yield s("job-pause", "drive0/=paused", id="drive0")
+    yield s("job-pause", id="drive0")
+    yield s("block-job-pause", device="drive0")
+    for command in "query-jobs", "query-block-jobs":
+        yield s(command)
+    yield s("block-job-cancel", device="drive0")
+    yield s("block-job-set-speed", device="drive0", speed=1)
+    yield s("block-job-resume", "drive0/=running", device="drive0")
+    yield s("block-job-resume", device="drive0")
+    yield s("block-job-pause", "drive0/=paused", device="drive0")
+    yield s("block-job-cancel", "drive0", device="drive0", force=True)
+    yield db(sync="none")
+    yield s("job-pause", "drive0/=paused", id="drive0")
+    yield s("job-cancel", "drive0", id="drive0")
+    yield s("block_resize", device="drive0", size=-1)
+    # Nodes as sources and targets.
+    yield s("blockdev-backup", "j", device="drive0", target="drive1",
+            sync="full", job_id="j")
+    yield s("blockdev-backup", "j", device="drive0", target="drive1",
+            sync="bitmap", bitmap="b0", bitmap_mode="on-success", job_id="j")
+    yield s("blockdev-backup", device="drive0", target="drive1", sync="none",
+            job_id="j")
+    yield s("blockdev-backup", device="drive0", target="drive1", sync="none",
+            job_id="k")
+    yield s("block_resize", device="drive1", size=2 * SIZE)
+    yield s("job-cancel", "j", id="j")
+    yield db(compress=True, target="DIR/raw", format="raw",
+             mode="absolute-paths")
+    yield from errors(s)
     # Transactions.
     yield t([])
     yield t([action("abort")])
@@ -177,6 +211,41 @@ def steps():
     yield s("job-cancel", "drive1", id="drive1")
 
 
+def add_node(s, name, event=None, errno=5):
+    file = {"driver": "file", "filename": "DIR/" + name}
+    if event:
+        file = {"driver": "blkdebug", "image": file, "inject-error": [
+            {"event": event, "errno": errno, "once": True}]}
+    return s("blockdev-add", node_name=name, driver="qcow2", file=file)
+
+
+def errors(s):
+    """The first read or write of a job fails."""
+    for option, event in (("on_source_error", "read_aio"),
+                          ("on_target_error", "write_aio")):
+        source, target = (event, None) if "source" in option else (None, event)
+        for policy in "report", "ignore", "stop", "enospc", "auto":
+            for errno in (5, 28) if policy in ("enospc", "auto") else (5,):
+                stops = policy == "stop" or errno == 28
+                yield add_node(s, "source", source, errno)
+                yield add_node(s, "copy", target, errno)
+                yield s("blockdev-backup", "j/=paused" if stops else "j",
+                        device="source", target="copy", sync="full",
+                        job_id="j", **{option: policy})
+                if stops:
+                    yield s("query-block-jobs")
+                    yield s("block-job-cancel", device="j")
+                    yield s("job-resume", "j", id="j")
+                for name in "copy", "source":
+                    yield s("blockdev-del", node_name=name)
+    yield add_node(s, "source")
+    yield add_node(s, "compressed")
+    yield s("blockdev-backup", "j", device="source", target="compressed",
+            sync="full", job_id="j", compress=True)
+    yield s("blockdev-del", node_name="compressed")
+    yield s("blockdev-del", node_name="source")
+
+
 class Side:
     """One of the two.  job: its status in the events so far."""
 
@@ -211,11 +280,22 @@ class Side:
         self.qmp.events = []
         return lines
 
+    def poll(self, job, status):
+        """There is no event that tells a pause from a drain of QEMU's."""
+        deadline = time.monotonic() + TIMEOUT
+        while not any(j["id"] == job and j["status"] == status
+                      for j in self.qmp.execute("query-jobs")):
+            if time.monotonic() > deadline:
+                fail("%s is not %s" % (job, status))
+
     def step(self, wait, command, arguments):
         reply = self.qmp.command(command, self.put_dir(arguments))
         lines = self.take_events()
-        if wait and "return" in reply:
-            job, _, status = wait.partition("/")
+        job, _, status = (wait or "").partition("/")
+        if status.startswith("=") and "return" in reply:
+            self.poll(job, status[1:])
+            lines += self.take_events()
+        elif wait and "return" in reply:
             end = "%s %s" % (job, status or "null")
             if status == "pending":
                 end = job + " BLOCK_JOB_PENDING type=backup"
@@ -236,9 +316,17 @@ class Side:
 
 def images(directory):
     os.mkdir(directory)
-    for name in "drive0", "drive1", "ta", "tb":
+    for name in "drive0", "drive1", "ta", "tb", "source", "copy", "compressed":
         create(directory + "/" + name, SIZE)
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 %d" % SIZE,
+        directory + "/source")
     create(directory + "/small", SIZE // 2)
+
+
+def packed(directory):
+    info = json.loads(run("qemu-img", "check", "--output=json",
+                          directory + "/compressed"))
+    return info["compressed-clusters"]
 
 
 def start_qemu(directory):
@@ -278,6 +366,10 @@ try:
                     "\n            ".join(y)))
         if different:
             fail("\n".join(different))
+        for directory in a, b:
+            for name in "copy", "compressed":
+                compare(directory + "/" + name, directory + "/source")
+        check_equal(packed(b), packed(a), "compressed clusters")
 finally:
     qemu.kill()
     qemu.wait()
