@@ -3,10 +3,10 @@
 # Make configure from configure.ac.
 set -e
 cd "$(dirname "$0")"
-for tool in autoreconf automake libtoolize pkg-config; do
+for tool in autoreconf automake pkg-config; do
     if ! command -v $tool >/dev/null; then
         echo "autogen.sh: $tool not found; on Debian: apt-get install" \
-             "autoconf automake libtool pkg-config" >&2
+             "autoconf automake pkg-config" >&2
         exit 1
     fi
 done

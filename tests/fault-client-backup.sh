@@ -6,7 +6,7 @@
 # backup works, and no bit is lost.
 . "${srcdir:-.}/client-test.sh"
 export top_srcdir
-shim=$top_builddir/tests/.libs/fail-nth.so
+shim=$top_builddir/tests/fail-nth.so
 preload=$shim
 case $sanitizers in
     *address*) preload="$(${CC:-gcc} -print-file-name=libasan.so) $shim" ;;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-client_ldadd = $(top_builddir)/client/libclient.la $(LDADD) $(GNUTLS_LIBS)
+client_ldadd = $(CLIENT_LIBS) $(CMOCKA_LIBS)
 UNIT_TESTS += unit/test-sums
 unit_test_sums_SOURCES = unit/test-sums.c
 unit_test_sums_LDADD = $(client_ldadd)
@@ -23,11 +23,11 @@ SCRIPT_TESTS += \
 	test-client-unconfirmed.sh \
 	test-client-verify.sh
 # Preloaded by fault-client-backup.sh.
-check_LTLIBRARIES += fail-nth.la
-fail_nth_la_SOURCES = fail-nth.c
-fail_nth_la_CFLAGS = $(AM_CFLAGS) -fno-sanitize=all
-fail_nth_la_LDFLAGS = -module -avoid-version -rpath $(abs_builddir)
-fail_nth_la_LIBADD =
+check_PROGRAMS += fail-nth.so
+fail_nth_so_SOURCES = fail-nth.c
+fail_nth_so_CFLAGS = $(AM_CFLAGS) -fno-sanitize=all
+fail_nth_so_LDFLAGS = -shared
+fail_nth_so_LDADD =
 SCRIPT_TESTS += \
 	fault-client-backup.sh \
 	test-client-bitmap.sh \

@@ -70,7 +70,7 @@ serve_disk ()
 {
     [ -e /dev/fuse ] || job_fail "/dev/fuse is missing: nbdfuse needs it"
     nbdkit -f -U "$work/live.sock" -P "$work/nbdkit.pid" \
-        "$build/plugin/.libs/nbdkit-tidemark-plugin.so" \
+        "$build/plugin/nbdkit-tidemark-plugin.so" \
         disk=vda,file="$work/vda.raw" control=unix:"$work/control.sock" \
         backup=unix:"$work/backup.sock" &
     job_pids+=($!)

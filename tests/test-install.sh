@@ -10,7 +10,7 @@ make=("${MAKE:-make}" -s -C "$top_builddir" "DESTDIR=$root")
 "${make[@]}" install >"$tmp/log" 2>&1 || fail "$(tail -n 20 "$tmp/log")"
 plugindir=$(pkg-config --variable=plugindir nbdkit)
 prefix=$(sed -n 's/^prefix = //p' "$top_builddir/Makefile")
-(cd "$root" && find . ! -type d | sed 's/^\.//' | grep -v '\.la$' | sort) \
+(cd "$root" && find . ! -type d | sed 's/^\.//' | sort) \
     >"$tmp/files"
 sort >"$tmp/expected" <<END
 $plugindir/nbdkit-tidemark-plugin.so

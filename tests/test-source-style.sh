@@ -6,15 +6,15 @@
 
 cd "$top_srcdir"
 # The sources, without what is built in the same folders.
-find . \( -name .git -o -path ./build -o -name '.deps' -o -name '.libs' \
-          -o -name autom4te.cache -o -path ./m4 -o -name __pycache__ \
+find . \( -name .git -o -path ./build -o -name '.deps' \
+          -o -name autom4te.cache -o -name __pycache__ \
           -o -path './tidemark-[0-9]*' -o -path './files.*' \) -prune -o \
     -type f \( -name '*.[ch]' -o -name '*.sh' -o -name '*.py' -o -name '*.mk' \
         -o -name '*.am' -o -name '*.ac' -o -name '*.in' -o -name '*.md' \
         -o -name '*.pod' -o -name quickstart -o -path ./bench/bench \
         -o -path ./.ci/run \) -print |
     grep -v -e '/Makefile\.in$' -e '^\./config\.h\(\.in\)\?' \
-        -e '^\./tests/functions\.sh$' -e '^\./\(ltmain\|autogen\)\.sh' |
+        -e '^\./tests/functions\.sh$' -e '^\./autogen\.sh' |
     sort >"$tmp/files"
 echo ./autogen.sh >>"$tmp/files"
 test "$(wc -l <"$tmp/files")" -gt 250 || fail "too few files"
