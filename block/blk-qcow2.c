@@ -10,12 +10,15 @@
 #include "config.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blk-null.h"
+#include "blk-window.h"
 #include "cleanup.h"
+#include "qcow2-check.h"
 #include "qcow2.h"
 #include "range.h"
 
@@ -52,7 +55,7 @@ qcow2_close (struct blk *blk)
   int error = 0, r;
 
   if (!blk_is_read_only (blk)) {
-    error = qcow2_commit (q, true);
+    error = qcow2_commit_last (q);
     r = trim_file_end (q);
     error = error ? error : r;
   }
@@ -171,11 +174,33 @@ check_writable (const struct qcow2 *q, struct error *err)
     return error_set (err, EROFS, "%s: the image is marked corrupt and can"
                       " only be read (qemu-img check -r all mends it)",
                       q->blk.name);
-  if (h->incompatible & QCOW2_INCOMPAT_DIRTY)
-    return error_set (err, EROFS, "%s: the image is marked dirty and can only"
-                      " be read (qemu-img check -r all mends it)",
-                      q->blk.name);
   return 0;
+}
+
+/* An image that is marked dirty was not closed, and its refcounts were lazy:
+ * count all references again, as QEMU does, before it is written to.
+ */
+static int
+mend_dirty (struct blk *file, struct qcow2_header *h, struct error *err)
+{
+  struct qcow2_check_options options = { .repair = QCOW2_REPAIR_ALL };
+  struct blk_window_options lend = { .size = UINT64_MAX, .is_borrowed = true };
+  struct qcow2_check_result result;
+  struct blk *window;
+  int error;
+
+  error = blk_window_open (file, &lend, &window, err);
+  if (error == 0)
+    error = blk_qcow2_check (window, &options, &result, err);
+  if (error < 0) {
+    error_prefix (err, "the image is marked dirty");
+    return error;
+  }
+  if (result.corruptions > 0)
+    return error_set (err, EROFS, "%s: the image is marked dirty, can not be"
+                      " mended (%" PRIu64 " errors are left) and can only be"
+                      " read", file->name, result.corruptions);
+  return qcow2_header_read (file, h, err);
 }
 
 /* What was written after the last flush and is in no table goes. */
@@ -214,6 +239,8 @@ load_for_writing (struct qcow2 *q, bool is_append, struct error *err)
                                << q->cluster_bits) / 8, &q->reftable, err);
   if (error < 0)
     return error;
+  /* Whoever goes on with an image needs to know what is in use. */
+  q->is_lazy = !is_append && (h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
   q->is_growable = blk_resize (q->file, size) == 0;
   q->file_end = size;
   q->fresh_from = q->is_growable ? round_up (size, q->cluster_size)
@@ -297,6 +324,10 @@ qcow2_open_layer (struct blk *file, const struct qcow2_open_options *options,
 
   blk_event (file, BLK_EVENT_OPEN);
   error = qcow2_header_read (file, &h, err);
+  if (error == 0 && !options->is_read_only && !blk_is_read_only (file)
+      && (h.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT))
+      == QCOW2_INCOMPAT_DIRTY)
+    error = mend_dirty (file, &h, err);
   if (error == 0)
     error = qcow2_new (file, &h, options->is_read_only, &q, err);
   else
@@ -334,8 +365,10 @@ blk_qcow2_open (struct blk *file, const struct qcow2_open_options *options,
 void
 blk_qcow2_info (struct blk *blk, struct qcow2_info *ret)
 {
-  const struct qcow2_header *h = &qcow2_of (blk)->header;
+  struct qcow2 *q = qcow2_of (blk);
+  const struct qcow2_header *h = &q->header;
 
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&q->lock);
   *ret = (struct qcow2_info) {
     .version = h->version, .size = h->size,
     .cluster_size = 1u << h->cluster_bits,

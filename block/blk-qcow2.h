@@ -113,10 +113,10 @@ struct qcow2_info {
   bool is_extended;             /* has extended L2 entries */
   bool has_lazy_refcounts;
   bool is_data_file_raw;
-  bool is_dirty, is_corrupt;    /* when it was opened */
+  bool is_dirty, is_corrupt;    /* marked so */
 };
 
-/* What the header of the open image says. */
+/* What the header of the open image says.  Any thread. */
 void blk_qcow2_info (struct blk *blk, struct qcow2_info *ret);
 
 #endif /* TIDEMARK_BLK_QCOW2_H */

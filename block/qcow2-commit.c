@@ -11,6 +11,11 @@
  * sync and an entry is made after its data was written.  A new image has no
  * header before its first flush, so until then there is nothing to order.
  *
+ * An image with lazy refcounts is marked dirty before the first flush that
+ * leaves step 1 and the writing of step 3 out, and until all has been written
+ * at close: whoever opens it for writing before that counts all references
+ * again (blk-qcow2.c).  The refcounts in memory are always right.
+ *
  * I/O goes on meanwhile: the snapshot shares the slices' buffers, and a slice
  * that is changed gets a new buffer first.
  *
@@ -50,10 +55,14 @@ struct commit {
   uint32_t reftable_clusters;
   bool is_reftable_moved;
   bool is_lowering;             /* step 3: refcount blocks only */
+  bool is_lazy;                 /* no refcount blocks */
   bool is_ordered;              /* somebody may see the image: sync */
   bool is_header_due;
   struct qcow2_frees frees;
 };
+
+/* To make room in the cache; for a flush; for the last time. */
+enum extent_of_commit { COMMIT_ROOM, COMMIT_FLUSH, COMMIT_LAST };
 
 /* --- the snapshot */
 
@@ -98,7 +107,7 @@ snapshot (struct qcow2 *q, struct commit *c)
   if (!c->slices)
     return -ENOMEM;
   for (s = q->dirty.first; s; s = s->next) {
-    if (c->is_lowering && s->kind != QCOW2_REFCOUNT)
+    if (s->kind == QCOW2_REFCOUNT ? c->is_lazy : c->is_lowering)
       continue;
     d = &c->slices[c->nr++];
     *d = (struct dirty_slice) {
@@ -374,16 +383,71 @@ write_snapshot (struct qcow2 *q, struct commit *c)
   return error;
 }
 
+/* Say in the header whether the refcounts in the file can be wrong. */
 static int
-commit_locked (struct qcow2 *q, bool is_flush)
+mark_dirty (struct qcow2 *q, bool is_dirty)
 {
+  uint64_t before, features;
+  uint8_t field[8];
+  int error = 0;
+
+  do {
+    before = q->header.incompatible;
+    features = before & ~(uint64_t) QCOW2_INCOMPAT_DIRTY;
+    if (is_dirty)
+      features |= QCOW2_INCOMPAT_DIRTY;
+    if (features == before)
+      return 0;
+    store_be64 (field, features);
+    lock_release (&q->lock);
+    error = blk_pwrite (q->file, field, sizeof field, 72, 0);
+    if (error == 0)
+      error = blk_flush (q->file);
+    lock_acquire (&q->lock);
+    /* It may have been found corrupt meanwhile. */
+  } while (error == 0 && q->header.incompatible != before);
+  if (error == 0)
+    q->header.incompatible = features;
+  return error;
+}
+
+static bool
+has_dirty_refcounts (const struct qcow2 *q)
+{
+  const struct qcow2_slice *s;
+
+  for (s = q->dirty.first; s && s->kind != QCOW2_REFCOUNT; s = s->next)
+    ;
+  return s != NULL;
+}
+
+/* A new refcount table must not become known before its blocks, nor may the old
+ * one be given back before that: then nothing is left out.
+ */
+static bool
+can_be_lazy (const struct qcow2 *q)
+{
+  return q->is_lazy && !q->is_reftable_moved
+    && q->reftable.dirty_lo == q->reftable.dirty_hi;
+}
+
+static int
+commit_locked (struct qcow2 *q, enum extent_of_commit how)
+{
+  bool is_flush = how != COMMIT_ROOM;
   struct commit c = {
     .is_ordered = q->is_valid, .is_header_due = !q->is_valid && is_flush,
+    .is_lazy = how == COMMIT_FLUSH && can_be_lazy (q),
   };
-  struct commit lowering = { .is_lowering = true };
-  int error;
+  struct commit lowering = { .is_lowering = true, .is_lazy = c.is_lazy };
+  int error = 0;
 
-  error = write_snapshot (q, &c);
+  if (c.is_lazy && (q->frees.len > 0 || has_dirty_refcounts (q)))
+    error = mark_dirty (q, true);
+  if (error == 0 && c.is_lazy)
+    c.is_lazy = lowering.is_lazy = can_be_lazy (q);
+  if (error == 0)
+    error = write_snapshot (q, &c);
   if (error == 0 && c.frees.len > 0) {
     error = apply_frees (q, &c);
     if (error == 0)
@@ -394,9 +458,10 @@ commit_locked (struct qcow2 *q, bool is_flush)
   return error;
 }
 
-int
-qcow2_commit (struct qcow2 *q, bool is_flush)
+static int
+commit (struct qcow2 *q, enum extent_of_commit how)
 {
+  bool is_flush = how != COMMIT_ROOM;
   int error;
 
   lock_acquire (&q->lock);
@@ -411,9 +476,31 @@ qcow2_commit (struct qcow2 *q, bool is_flush)
     return is_flush ? qcow2_sync (q) : 0;
   }
   q->is_committing = true;
-  error = commit_locked (q, is_flush);
+  error = commit_locked (q, how);
   q->is_committing = false;
   pthread_cond_broadcast (&q->changed);
+  lock_release (&q->lock);
+  return error;
+}
+
+int
+qcow2_commit (struct qcow2 *q, bool is_flush)
+{
+  return commit (q, is_flush ? COMMIT_FLUSH : COMMIT_ROOM);
+}
+
+int
+qcow2_commit_last (struct qcow2 *q)
+{
+  int error = commit (q, COMMIT_LAST);
+
+  if (error < 0 || !q->is_lazy)
+    return error;
+  /* What step 3 has lowered, if nothing has been written since. */
+  error = qcow2_sync (q);
+  lock_acquire (&q->lock);
+  if (error == 0)
+    error = mark_dirty (q, false);
   lock_release (&q->lock);
   return error;
 }

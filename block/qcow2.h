@@ -198,7 +198,7 @@ struct qcow2 {
                                    external data file (owned), each cluster
                                    at its guest offset */
   struct qcow2_header header;   /* except, under the lock: size, l1_*,
-                                   reftable_*, autoclear */
+                                   reftable_*, incompatible, autoclear */
   uint32_t cluster_size;
   unsigned cluster_bits;
   unsigned sub_bits;            /* log2 of bytes of a subcluster */
@@ -211,6 +211,7 @@ struct qcow2 {
   bool is_appending;            /* space is handed out in ascending order, none
                                    is used again: new, or opened for that */
   bool is_growable;             /* file can be resized */
+  bool is_lazy;                 /* refcounts may lag: qcow2-commit.c */
   bool has_backing;             /* unallocated is not zero */
   uint64_t backing_size;        /* UINT64_MAX if it is not known */
   struct qcow2_ranges protected;        /* tables of snapshots; ascending */
@@ -503,11 +504,14 @@ int qcow2_overlap_check (struct qcow2 *q, uint64_t host, uint64_t len);
 
 /* --- qcow2-commit.c */
 
-/* Write all metadata back.  is_flush: and make everything durable, the header
- * of a new image too; else only to make room in the cache.  Call without the
- * lock, outside of operations.
+/* Write all metadata back, except, to an image with lazy refcounts, those.
+ * is_flush: and make everything durable, the header of a new image too; else
+ * only to make room in the cache.  Call without the lock, outside of
+ * operations.
  */
 int qcow2_commit (struct qcow2 *q, bool is_flush);
+/* The last one: the image is clean. */
+int qcow2_commit_last (struct qcow2 *q);
 /* Everything written so far becomes durable. */
 int qcow2_sync (struct qcow2 *q);
 

@@ -346,9 +346,10 @@ def bad_extension_too_long(i):
     return READ, "does not fit"
 
 
-def bad_dirty_written(i):
+def bad_dirty_beyond_repair(i):
     i.set64(72, 1)
-    return WRITE, "marked dirty and can only be read"
+    i.set64(i.l2(), i.u64(i.l2()) + 512)
+    return WRITE, "marked dirty, can not be mended"
 
 
 def bad_corrupt_written(i):
