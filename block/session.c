@@ -381,19 +381,32 @@ find_active_locked (struct session_manager *m, const struct point_id *id,
   return NULL;
 }
 
+static bool
+has_succeeded_locked (struct session_manager *m, const struct point_id *id)
+{
+  lock_assert_held (&m->lock);
+  for (size_t i = 0; i < MIN (m->nr_ended, SESSION_MAX); i++)
+    if (point_id_is_equal (&m->last[i].id, id))
+      return m->last[i].how == SESSION_END_SUCCESS;
+  return false;
+}
+
 int
 session_end (struct session_manager *m, const struct point_id *id,
              bool is_success, struct error *err)
 {
   struct session *s;
+  bool has_succeeded = false;
 
   lock_acquire (&m->lock);
   s = find_active_locked (m, id, err);
   if (s)
     s->state = SESSION_ENDING;
+  else
+    has_succeeded = has_succeeded_locked (m, id);
   lock_release (&m->lock);
   if (!s)
-    return -ENOENT;
+    return is_success && has_succeeded ? 0 : -ENOENT;
   return finish (m, s, is_success ? SESSION_END_SUCCESS : SESSION_END_ABORT,
                  err);
 }

@@ -98,7 +98,9 @@ int session_attach (struct session_manager *m, const struct point_id *id,
 /* End it.  is_success: bits are dropped and the bitmaps count from its point;
  * refused with -EIO if a view broke (it then ends as aborted).  Else they are
  * merged back.  -ENOENT, with a message that says how it ended if that was not
- * long ago; a session that is just ending for another reason has ended by then.
+ * long ago; a session that is just ending for another reason has ended by
+ * then.  One that has ended in success may be ended so again: whoever asks has
+ * not had the answer.
  */
 int session_end (struct session_manager *m, const struct point_id *id,
                  bool is_success, struct error *err);

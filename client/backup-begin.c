@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "backup.h"
+#include "interrupt.h"
 #include "log.h"
 #include "progress.h"
 #include "range.h"
@@ -203,7 +204,19 @@ check_names (const struct backup_run *run, struct error *err)
 }
 
 static int
-parse_answer (struct backup_run *run, const json_t *o, struct error *err)
+open_chain (struct backup_run *run, struct backup_disk *d, struct error *err)
+{
+  int r = chain_open (run->repo->path, run->repo->dirfd, d->name, true,
+                      &d->chain, err);
+
+  if (r == 0)
+    d->number = d->chain->max_number + 1;
+  return r;
+}
+
+int
+backup_parse_answer (struct backup_run *run, const json_t *o,
+                     struct error *err)
 {
   const char *id = json_string_value (json_object_get (o, "id"));
   const json_t *disks = json_object_get (o, "disks");
@@ -226,31 +239,52 @@ parse_answer (struct backup_run *run, const json_t *o, struct error *err)
   if (r == 0)
     r = check_names (run, err);
   for (i = 0; i < nr && r == 0; i++)
-    r = chain_open (run->repo->path, run->repo->dirfd, run->disks[i].name,
-                    true, &run->disks[i].chain, err);
+    r = open_chain (run, &run->disks[i], err);
   return r;
 }
 
+static int
+call_end (struct backup_run *run, bool is_success, bool *ret_is_refused,
+          struct error *err)
+{
+  struct control_call call = { .command = "backup-end", .is_final = true };
+  int r;
+
+  call.args = json_pack ("{s:s, s:b}", "id", run->session, "success",
+                         is_success);
+  r = control_call (run->control, &call, NULL, err);
+  *ret_is_refused = call.error_class[0] != '\0';
+  return r;
+}
+
+/* The end of a backup that is stored is worth some attempts: if the answer was
+ * lost and not the request, the server says yes once more.
+ */
 int
 backup_end_session (struct backup_run *run, bool is_success,
                     struct error *err)
 {
-  struct control_call call = { .command = "backup-end", .is_final = true };
+  const time_t end = time (NULL) + (time_t) run->retry;
+  struct timespec delay = { .tv_nsec = 100000000 };
+  bool is_refused;
   int r;
 
   if (!run->control || !run->session[0])
     return 0;
   control_keepalive_stop (run->control);
-  call.args = json_pack ("{s:s, s:b}", "id", run->session, "success",
-                         is_success);
-  r = control_call (run->control, &call, NULL, err);
+  r = call_end (run, is_success, &is_refused, err);
+  while (r < 0 && !is_refused && is_success && time (NULL) < end
+         && !interrupt_is_set ()) {
+    nanosleep (&delay, NULL);
+    delay.tv_sec = MIN (delay.tv_sec * 2 + 1, 5);
+    r = call_end (run, is_success, &is_refused, err);
+  }
   run->session[0] = '\0';
   return r;
 }
 
-/* True if a disk's incremental fits no chain; its reason says why. */
-static bool
-check_disk (struct backup_disk *d)
+bool
+backup_is_misfit (struct backup_disk *d)
 {
   struct error e = ERROR_INIT;
 
@@ -274,7 +308,7 @@ attempt (struct backup_run *run, const struct backup_disk *previous,
 
   if (r < 0)
     return r;
-  r = parse_answer (run, answer, err);
+  r = backup_parse_answer (run, answer, err);
   json_decref (answer);
   if (r < 0)
     return r;
@@ -284,7 +318,7 @@ attempt (struct backup_run *run, const struct backup_disk *previous,
     for (j = 0; j < nr_previous; j++)
       if (strcmp (previous[j].name, d->name) == 0 && previous[j].reason[0])
         snprintf (d->why, sizeof d->why, "%s", previous[j].reason);
-    is_wrong |= check_disk (d);
+    is_wrong |= backup_is_misfit (d);
   }
   return is_wrong;
 }
@@ -322,12 +356,19 @@ backup_begin_session (struct backup_run *run, struct error *err)
   int r = control_connect (run->source, &run->control, err);
 
   if (r == 0)
+    r = backup_resume (run, err);
+  if (r == 0) {
     r = begin_attempts (run, err);
+    if (r == 0)
+      r = backup_note_run (run, err);
+  }
+  if (r < 0)
+    return r;
+  if (run->retry > 0)
+    control_set_lasting (run->control);
   /* A third of the lease: two lost renewals do no harm. */
-  if (r == 0)
-    r = control_keepalive_start (run->control, run->session, run->lease / 3,
-                                 err);
-  return r;
+  return control_keepalive_start (run->control, run->session, run->lease / 3,
+                                  err);
 }
 
 /* How the chain and the options decide between full and incremental. */
@@ -364,8 +405,12 @@ backup_begin_nbd (struct backup_run *run, struct error *err)
 {
   const char *name = options_get (run->options, "disk");
   struct backup_disk *d;
-  int r = point_id_random (&run->point);
+  /* What a run with a session has left is in the way of numbers. */
+  int r = repo_clear (run->repo, err);
 
+  if (r < 0)
+    return r;
+  r = point_id_random (&run->point);
   if (r < 0)
     return error_set_errno (err, -r, "random numbers");
   run->time = (int64_t) time (NULL);
@@ -377,7 +422,6 @@ backup_begin_nbd (struct backup_run *run, struct error *err)
   d->uri = strdup (run->source);
   if (!d->name || !d->uri)
     return error_set_errno (err, ENOMEM, "%s", name);
-  r = chain_open (run->repo->path, run->repo->dirfd, name, true, &d->chain,
-                  err);
+  r = open_chain (run, d, err);
   return r < 0 ? r : decide_nbd (run, d, err);
 }

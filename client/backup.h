@@ -31,7 +31,8 @@ struct backup_disk {
   uint64_t dirty_bytes;
   struct point_id base;         /* none unless incremental from a session */
   struct chain *chain;
-  struct manifest *manifest;    /* what will be stored */
+  unsigned number;              /* of the backup */
+  struct manifest *manifest;    /* what will be stored; NULL: not begun */
   uint64_t read_bytes;
   double seconds;
 };
@@ -47,6 +48,7 @@ struct backup_run {
   int compression_level;        /* 0 = default */
   unsigned nr_connections;      /* 0 = blk-nbd's default */
   unsigned lease;
+  unsigned retry, timeout;      /* as struct wire_options */
 
   struct repo *repo;
   struct control *control;      /* NULL: a plain NBD server */
@@ -55,12 +57,40 @@ struct backup_run {
   int64_t time;
   struct backup_disk *disks;
   size_t nr_disks;
+  bool is_noted;                /* its journal is there, and ours */
+  bool is_resumed;              /* goes on with what another run has left */
+  bool is_lost;                 /* the server is out of reach: what is there
+                                   is kept for another run */
 };
 
 /* Connect to the control socket, take the point, and again with mode full for
  * disks whose base is not what their chain needs.
  */
 int backup_begin_session (struct backup_run *run, struct error *err);
+
+/* Go on with the session of a run that has not ended, if it is there, and with
+ * what that has left, if this one is to do the same.  1: the session goes on.
+ * 0: there is nothing, or nothing that can be gone on with, and that has been
+ * said and removed.  -errno.
+ */
+int backup_resume (struct backup_run *run, struct error *err);
+/* Write down what backup_resume has to know. */
+int backup_note_run (struct backup_run *run, struct error *err);
+
+/* What the server answered to backup-begin or backup-attach: fills the run's
+ * disks and opens their chains.
+ */
+int backup_parse_answer (struct backup_run *run, const json_t *o,
+                         struct error *err);
+
+/* Pull one disk: its manifest is filled, its files are complete, synced and
+ * named ".partial".
+ */
+int backup_pull_disk (struct backup_run *run, struct backup_disk *d,
+                      struct error *err);
+
+/* True if the disk's incremental fits no chain; its reason says why. */
+bool backup_is_misfit (struct backup_disk *d);
 
 /* The one disk of a plain NBD server, named by --disk. */
 int backup_begin_nbd (struct backup_run *run, struct error *err);

@@ -29,9 +29,10 @@
 struct control {
   /* Fixed after connect. */
   char *name;                   /* for messages */
-  int fd;
+  struct sock_address address;
 
   /* Who sets is_busy has the connection: fd's stream, buf, next_id. */
+  int fd;                       /* -1 = none */
   char *buf;
   size_t len, cap;
   unsigned next_id;
@@ -41,6 +42,7 @@ struct control {
   /* Protected by lock. */
   bool is_busy;
   bool is_broken;               /* the stream is out of step */
+  bool is_lasting;              /* connect again if it is */
   bool is_stopping;             /* the keepalive thread */
   bool has_keepalive;
 
@@ -312,35 +314,6 @@ call_connected (struct control *c, struct control_call *call, json_t **ret,
   return r;
 }
 
-int
-control_call (struct control *c, struct control_call *call, json_t **ret,
-              struct error *err)
-{
-  bool is_broken;
-  int r;
-
-  call->error_class[0] = '\0';
-  {
-    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
-    while (c->is_busy)
-      lock_wait (&c->lock, &c->cond);
-    is_broken = c->is_broken;
-    c->is_busy = !is_broken;
-  }
-  if (is_broken)
-    r = error_set (err, ENOTCONN, "%s: %s: the connection to the server is "
-                   "lost", c->name, call->command);
-  else {
-    r = call_connected (c, call, ret, err);
-    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
-    c->is_busy = false;
-    pthread_cond_broadcast (&c->cond);
-  }
-  json_decref (call->args);
-  call->args = NULL;
-  return r;
-}
-
 static int
 negotiate (struct control *c, struct error *err)
 {
@@ -354,35 +327,100 @@ negotiate (struct control *c, struct error *err)
     r = error_set (err, EPROTO, "%s: what answers is no Tidemark server",
                    c->name);
   json_decref (greeting);
-  return r < 0 ? r : control_call (c, &call, NULL, err);
+  return r < 0 ? r : call_connected (c, &call, NULL, err);
+}
+
+/* Who calls has the connection. */
+static int
+connect_now (struct control *c, struct error *err)
+{
+  if (c->fd >= 0)
+    close (c->fd);
+  c->len = 0;
+  c->fd = sock_address_connect (&c->address, err);
+  return c->fd < 0 ? c->fd : negotiate (c, err);
+}
+
+static int
+connect_again (struct control *c, struct error *err)
+{
+  int r;
+
+  lock_acquire (&c->lock);
+  c->is_broken = false;
+  lock_release (&c->lock);
+  r = connect_now (c, err);
+  if (r < 0) {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+    c->is_broken = true;
+  }
+  return r;
+}
+
+void
+control_set_lasting (struct control *c)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+  c->is_lasting = true;
+}
+
+int
+control_call (struct control *c, struct control_call *call, json_t **ret,
+              struct error *err)
+{
+  bool is_broken, is_usable;
+  int r = 0;
+
+  call->error_class[0] = '\0';
+  {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+    while (c->is_busy)
+      lock_wait (&c->lock, &c->cond);
+    is_broken = c->is_broken;
+    is_usable = !is_broken || c->is_lasting;
+    c->is_busy = is_usable;
+  }
+  if (!is_usable)
+    r = error_set (err, ENOTCONN, "%s: %s: the connection to the server is "
+                   "lost", c->name, call->command);
+  else {
+    if (is_broken)
+      r = connect_again (c, err);
+    if (r == 0)
+      r = call_connected (c, call, ret, err);
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+    c->is_busy = false;
+    pthread_cond_broadcast (&c->cond);
+  }
+  json_decref (call->args);
+  call->args = NULL;
+  return r;
 }
 
 int
 control_connect (const char *source, struct control **ret, struct error *err)
 {
-  struct sock_address address = { .is_unix = true };
   struct control *c;
   const char *path;
   int r = control_path (source, &path, err);
 
   if (r < 0)
     return r;
-  if (strlen (path) >= sizeof address.path)
+  if (strlen (path) >= sizeof c->address.path)
     return error_set (err, ENAMETOOLONG, "%s: the path of a socket can have "
                       "%zu characters at most", path,
-                      sizeof address.path - 1);
-  strcpy (address.path, path);
+                      sizeof c->address.path - 1);
   c = calloc (1, sizeof *c);
   if (!c)
     return error_set_errno (err, ENOMEM, "%s", source);
   lock_init (&c->lock, LOCK_RANK_CONTROL);
   cond_init (&c->cond);
+  c->fd = -1;
+  c->address.is_unix = true;
+  strcpy (c->address.path, path);
   c->name = strdup (source);
-  c->fd = sock_address_connect (&address, err);
-  r = c->fd;
-  if (r >= 0)
-    r = c->name ? negotiate (c, err)
-      : error_set_errno (err, ENOMEM, "%s", source);
+  r = c->name ? connect_now (c, err)
+    : error_set_errno (err, ENOMEM, "%s", source);
   if (r < 0)
     control_close (c);
   else
@@ -436,7 +474,8 @@ keepalive_thread (void *opaque)
 
     if (control_call (c, &call, NULL, &err) < 0) {
       log_warning ("cannot renew the session's lease: %s", err.msg);
-      break;
+      if (call.error_class[0])
+        break;                  /* it has ended */
     }
   }
   return NULL;

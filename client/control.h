@@ -27,6 +27,9 @@ int control_connect (const char *source, struct control **ret,
 /* Ends the keepalive.  NULL is allowed. */
 void control_close (struct control *c);
 
+/* From now on a call connects again first if the connection was lost. */
+void control_set_lasting (struct control *c);
+
 /* Carry out a command.  Takes the reference to args (an object; NULL = {}).
  * *ret, if ret is not NULL, is a new reference to what it returned.  -EREMOTEIO
  * and the server's text if the server refused; error_class, if not NULL, gets

@@ -108,7 +108,10 @@ dirty_map_new (const struct dirty_map_options *options,
   if (!m)
     return -ENOMEM;
   m->options = *options;
+  if (!m->options.status)
+    m->options.status = blk_nbd_block_status;
   m->size = blk_size (options->blk);
+  m->off = options->start;
   m->rounder.cluster_size = options->cluster_size;
   m->rounder.skip_zero = options->skip_zero;
   extents_init (&m->lists[0], MAX_EXTENTS);
@@ -167,7 +170,7 @@ dirty_map_next (struct dirty_map *m, struct dirty_runs *runs,
   }
   for (i = 0; i < nr_lists; i++)
     extents_clear (&m->lists[i]);
-  r = blk_nbd_block_status (m->options.blk, len, m->off, m->lists, nr_lists);
+  r = m->options.status (m->options.blk, len, m->off, m->lists, nr_lists);
   if (r < 0)
     return error_set_errno (err, -r, "%s: block status at offset %ju",
                             m->options.blk->name, (uintmax_t) m->off);

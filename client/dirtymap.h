@@ -50,6 +50,10 @@ struct dirty_map_options {
   bool is_incremental;          /* else everything is dirty */
   uint64_t cluster_size;
   bool skip_zero;
+  uint64_t start;               /* leave out what is before; at a cluster */
+  /* How to ask for it, as blk_nbd_block_status; NULL = that. */
+  int (*status) (struct blk *blk, uint64_t len, uint64_t off,
+                 struct extents *lists, size_t nr_lists);
 };
 
 int dirty_map_new (const struct dirty_map_options *options,

@@ -38,6 +38,7 @@ backup_name_parse (const char *name, unsigned *ret_number, bool *ret_is_full,
   static const char *const suffixes[] = {
     ".qcow2", ".json", ".sums", ".pending",
     ".qcow2.partial", ".json.partial", ".sums.partial",
+    ".journal.partial", ".journal.new.partial",
   };
   const char *rest;
   size_t i;

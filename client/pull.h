@@ -31,6 +31,20 @@ struct pull_options {
   unsigned nr_threads;          /* each has a connection if there are enough;
                                    0 = the copy engine's default */
   const volatile bool *cancel;
+  /* How to ask for the map, as blk_nbd_block_status; NULL = that. */
+  int (*status) (struct blk *blk, uint64_t len, uint64_t off,
+                 struct extents *lists, size_t nr_lists);
+
+  /* NULL, or go on: the two files are there and in this state. */
+  const struct sums_state *resume;
+  /* Unless NULL: called now and then when what *state says, and at least that,
+   * is on stable storage, from a thread of the pull's.  On failure the files
+   * are then left as they are.  0 or -errno.
+   */
+  int (*save) (void *opaque, const struct sums_state *state,
+               struct error *err);
+  void *opaque;
+  uint64_t save_step;           /* bytes after which that is due */
 };
 
 struct pull_result {
@@ -41,9 +55,13 @@ struct pull_result {
 };
 
 /* Blocks.  On success NUMBER-KIND.qcow2.partial and .sums.partial are complete
- * and on stable storage; on failure they have been removed.
+ * and on stable storage; on failure they have been removed, unless there is a
+ * function to save with.
  */
 int pull_run (const struct pull_options *options, struct pull_result *ret,
               struct error *err);
+
+/* Remove the two files, whole or not. */
+void pull_discard (const struct pull_options *options);
 
 #endif /* TIDEMARK_PULL_H */

@@ -25,6 +25,7 @@
 
 #include "cleanup.h"
 #include "files.h"
+#include "journal.h"
 #include "log.h"
 #include "progress.h"
 #include "repo.h"
@@ -239,7 +240,7 @@ open_locked (struct repo *repo, struct error *err)
   return r;
 }
 
-static int repo_recover (struct repo *repo, struct error *err);
+static int recover (struct repo *repo, bool keeps, struct error *err);
 
 int
 repo_open_locked (const char *path, struct repo **ret, struct error *err)
@@ -251,7 +252,7 @@ repo_open_locked (const char *path, struct repo **ret, struct error *err)
     return -ENOMEM;
   r = open_locked (repo, err);
   if (r == 0)
-    r = repo_recover (repo, err);
+    r = recover (repo, journal_has_run (repo->dirfd), err);
   if (r < 0)
     repo_close (repo);
   else
@@ -383,7 +384,7 @@ remove_all (int dirfd, unsigned number, bool is_full)
    */
   static const char *const suffixes[] = {
     ".qcow2.partial", ".sums.partial", ".qcow2", ".sums", ".pending",
-    ".json.partial",
+    ".journal.new.partial", ".journal.partial", ".json.partial",
   };
   size_t i;
   int r = 0, e;
@@ -421,10 +422,35 @@ is_set_committed (struct repo *repo, const struct manifest *m)
   return found;
 }
 
+static void
+remove_journal (int dirfd, unsigned number, bool is_full)
+{
+  remove_suffix (dirfd, number, is_full, ".journal.partial");
+  remove_suffix (dirfd, number, is_full, ".journal.new.partial");
+}
+
+/* As it was before the set began to appear. */
+static int
+unprepare (int dirfd, unsigned number, bool is_full)
+{
+  const struct manifest m = { .number = number, .is_full = is_full };
+  int r = 0;
+
+  if (exists (dirfd, number, is_full, ".qcow2"))
+    r = rename_suffix (dirfd, &m, ".qcow2", ".qcow2.partial");
+  if (r == 0 && exists (dirfd, number, is_full, ".sums"))
+    r = rename_suffix (dirfd, &m, ".sums", ".sums.partial");
+  if (r == 0)
+    r = remove_suffix (dirfd, number, is_full, ".pending");
+  if (r == 0)
+    r = remove_suffix (dirfd, number, is_full, ".json.partial");
+  return r;
+}
+
 /* One number that has a ".partial" of any kind. */
 static int
 recover_number (struct repo *repo, struct chain *chain, unsigned number,
-                bool is_full, struct error *err)
+                bool is_full, bool keeps, struct error *err)
 {
   char name[BACKUP_NAME_MAX];
   struct manifest *m = NULL;
@@ -443,10 +469,20 @@ recover_number (struct repo *repo, struct chain *chain, unsigned number,
     else
       progress_say ("%s: completed backup %u, which a crash had cut off",
                     chain->folder, number);
+    remove_journal (chain->dirfd, number, is_full);
   }
-  else if (exists (chain->dirfd, number, is_full, ".json"))
+  else if (exists (chain->dirfd, number, is_full, ".json")) {
     /* The backup is there; a writer of another kind left something. */
     r = remove_suffix (chain->dirfd, number, is_full, ".qcow2.partial");
+    remove_journal (chain->dirfd, number, is_full);
+  }
+  else if (keeps && exists (chain->dirfd, number, is_full,
+                            ".journal.partial")) {
+    r = unprepare (chain->dirfd, number, is_full);
+    if (r < 0)
+      error_set_errno (err, -r, "%s: unfinished backup %u", chain->folder,
+                       number);
+  }
   else {
     r = remove_all (chain->dirfd, number, is_full);
     if (r == 0)
@@ -463,7 +499,8 @@ recover_number (struct repo *repo, struct chain *chain, unsigned number,
 }
 
 static int
-recover_chain (struct repo *repo, const char *disk, struct error *err)
+recover_chain (struct repo *repo, const char *disk, bool keeps,
+               struct error *err)
 {
   struct chain *chain;
   struct dirent *d;
@@ -486,7 +523,7 @@ recover_chain (struct repo *repo, const char *disk, struct error *err)
   while (r == 0 && (d = readdir (dir)) != NULL)
     if (backup_name_parse (d->d_name, &number, &is_full, &suffix)
         && strstr (suffix, ".partial"))
-      r = recover_number (repo, chain, number, is_full, err);
+      r = recover_number (repo, chain, number, is_full, keeps, err);
   if (dir)
     closedir (dir);
   chain_close (chain);
@@ -494,7 +531,7 @@ recover_chain (struct repo *repo, const char *disk, struct error *err)
 }
 
 static int
-repo_recover (struct repo *repo, struct error *err)
+recover (struct repo *repo, bool keeps, struct error *err)
 {
   char **names;
   size_t nr, i;
@@ -503,8 +540,18 @@ repo_recover (struct repo *repo, struct error *err)
   if (r < 0)
     return r;
   for (i = 0; i < nr && r == 0; i++)
-    r = recover_chain (repo, names[i], err);
+    r = recover_chain (repo, names[i], keeps, err);
   repo_free_names (names, nr);
+  return r;
+}
+
+int
+repo_clear (struct repo *repo, struct error *err)
+{
+  int r = recover (repo, false, err);
+
+  if (r == 0)
+    journal_remove_run (repo->dirfd);
   return r;
 }
 
@@ -578,6 +625,9 @@ repo_commit (struct repo *repo, const struct repo_item *items, size_t nr,
     repo_discard (items, nr);
     return r;
   }
+  for (i = 0; i < nr; i++)
+    remove_journal (items[i].chain->dirfd, items[i].manifest->number,
+                    items[i].manifest->is_full);
   for (i = 0; i < nr; i++)
     if (fsync (items[i].chain->dirfd) < 0 && r == 0)
       r = error_set_errno (err, errno, "%s", items[i].chain->folder);

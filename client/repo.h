@@ -24,10 +24,13 @@ int repo_open (const char *path, struct repo **ret, struct error *err);
 
 /* Open for writing: made if the folder is missing (its parent must be there)
  * or empty, locked until repo_close, and cleared of what a crash left behind
- * (said with progress_say).
+ * (said with progress_say); but if there is the journal of a run, an unfinished
+ * set that this run may be gone on with is kept, its files ".partial".
  */
 int repo_open_locked (const char *path, struct repo **ret,
                       struct error *err);
+/* Remove that too, and the journal. */
+int repo_clear (struct repo *repo, struct error *err);
 /* NULL is allowed. */
 void repo_close (struct repo *repo);
 

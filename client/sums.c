@@ -61,8 +61,11 @@ struct sums_writer {
   uint8_t *run_hashes;          /* SUMS_MAX_DATA_RUN of them */
   uint64_t nr_records;
   struct sums_totals totals;
+  uint64_t next;                /* cluster: those before it are in the run or
+                                   before it */
   gnutls_hash_hd_t hash;
-  uint8_t *buf;                 /* BUFFER_SIZE */
+  uint64_t offset;              /* bytes given to the hash */
+  uint8_t *buf;                 /* BUFFER_SIZE; the last of these */
   size_t buf_len;
   int error;                    /* -errno of the first failed write */
 };
@@ -133,6 +136,7 @@ emit (struct sums_writer *w, const void *data, size_t len)
   size_t n;
 
   gnutls_hash (w->hash, data, len);
+  w->offset += len;
   while (len > 0) {
     n = MIN (len, BUFFER_SIZE - w->buf_len);
     memcpy (w->buf + w->buf_len, p, n);
@@ -173,9 +177,10 @@ emit_header (struct sums_writer *w)
   emit (w, b, sizeof b);
 }
 
-int
-sums_writer_new (int fd, const struct sums_header *header, bool skip_zero,
-                 struct sums_writer **ret)
+/* Without a byte written. */
+static int
+writer_new (int fd, const struct sums_header *header, bool skip_zero,
+            struct sums_writer **ret)
 {
   struct sums_writer *w = calloc (1, sizeof *w);
 
@@ -195,9 +200,100 @@ sums_writer_new (int fd, const struct sums_header *header, bool skip_zero,
     sums_writer_free (w);
     return -ENOMEM;
   }
-  emit_header (w);
   *ret = w;
   return 0;
+}
+
+int
+sums_writer_new (int fd, const struct sums_header *header, bool skip_zero,
+                 struct sums_writer **ret)
+{
+  int r = writer_new (fd, header, skip_zero, ret);
+
+  if (r == 0)
+    emit_header (*ret);
+  return r;
+}
+
+/* All of buf from the file: 0, -EBADMSG if it is shorter, -errno. */
+static int
+read_at (int fd, void *buf, size_t len, uint64_t off)
+{
+  char *p = buf;
+  ssize_t n;
+
+  while (len > 0) {
+    n = pread (fd, p, len, (off_t) off);
+    if (n == 0)
+      return -EBADMSG;
+    if (n < 0 && errno != EINTR)
+      return -errno;
+    if (n > 0) {
+      p += n;
+      off += (uint64_t) n;
+      len -= (size_t) n;
+    }
+  }
+  return 0;
+}
+
+/* Give what the file has before the open run to the hash again. */
+static int
+hash_again (struct sums_writer *w, uint64_t end)
+{
+  size_t n;
+  int r;
+
+  for (; w->offset < end; w->offset += n) {
+    n = (size_t) MIN (end - w->offset, BUFFER_SIZE);
+    r = read_at (w->fd, w->buf, n, w->offset);
+    if (r < 0)
+      return r;
+    gnutls_hash (w->hash, w->buf, n);
+  }
+  return lseek (w->fd, (off_t) end, SEEK_SET) < 0 ? -errno : 0;
+}
+
+static int
+load_state (struct sums_writer *w, const struct sums_state *state)
+{
+  const uint64_t end = div_round_up (w->header.virtual_size,
+                                     w->header.cluster_size);
+  int r;
+
+  if (state->offset < SUMS_HEADER_SIZE || state->next > end
+      || state->run_type > SUMS_ZERO
+      || (state->run_type == SUMS_DATA
+          && state->run_count > SUMS_MAX_DATA_RUN))
+    return -EBADMSG;
+  r = hash_again (w, state->offset);
+  if (r == 0 && state->run_type == SUMS_DATA)
+    r = read_at (w->fd, w->run_hashes, state->run_count * SUMS_HASH_SIZE,
+                 state->offset + SUMS_RECORD_SIZE);
+  w->next = state->next;
+  w->nr_records = state->nr_records;
+  w->totals = state->totals;
+  w->run_type = state->run_type;
+  w->run_first = state->run_first;
+  w->run_count = state->run_count;
+  return r;
+}
+
+int
+sums_writer_resume (int fd, const struct sums_header *header, bool skip_zero,
+                    const struct sums_state *state, struct sums_writer **ret)
+{
+  struct sums_writer *w;
+  int r = writer_new (fd, header, skip_zero, &w);
+
+  if (r < 0)
+    return r;
+  r = load_state (w, state);
+  if (r < 0)
+    sums_writer_free (w);
+  else
+    *ret = w;
+  return r;
 }
 
 void
@@ -337,6 +433,7 @@ pop_complete_locked (struct sums_writer *w)
       add_mixed (w, slot);
     else if (!w->skip_zero)
       add_run (w, SUMS_ZERO, slot->first, slot->count, NULL);
+    w->next = slot->first + slot->count;
   }
 }
 
@@ -423,6 +520,35 @@ sums_set (struct sums_writer *w, uint64_t off, uint64_t len, const void *buf)
   return w->error;
 }
 
+/* The hashes of the open run lie where they will lie when it is complete, so
+ * the writing may go on over them.
+ */
+int
+sums_writer_save (struct sums_writer *w, struct sums_state *ret)
+{
+  size_t len, done = 0;
+  ssize_t n;
+
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
+  pop_complete_locked (w);
+  write_buffer (w);
+  len = w->run_type == SUMS_DATA ? w->run_count * SUMS_HASH_SIZE : 0;
+  while (done < len && w->error == 0) {
+    n = pwrite (w->fd, w->run_hashes + done, len - done,
+                (off_t) (w->offset + SUMS_RECORD_SIZE + done));
+    if (n > 0)
+      done += (size_t) n;
+    else if (n == 0 || errno != EINTR)
+      w->error = n == 0 ? -EIO : -errno;
+  }
+  *ret = (struct sums_state) {
+    .next = w->next, .offset = w->offset, .nr_records = w->nr_records,
+    .totals = w->totals, .run_type = w->run_type,
+    .run_first = w->run_first, .run_count = w->run_count,
+  };
+  return w->error;
+}
+
 int
 sums_finish (struct sums_writer *w, uint8_t ret_root[SUMS_HASH_SIZE])
 {
@@ -434,6 +560,9 @@ sums_finish (struct sums_writer *w, uint8_t ret_root[SUMS_HASH_SIZE])
   emit_record (w, SUMS_END, w->nr_records,
                w->totals.data_clusters + w->totals.zero_clusters);
   write_buffer (w);
+  /* What a writer before us may have written beyond. */
+  if (w->error == 0 && ftruncate (w->fd, (off_t) w->offset) < 0)
+    w->error = -errno;
   if (w->error < 0)
     return w->error;
   gnutls_hash_output (w->hash, ret_root);

@@ -57,14 +57,40 @@ int sums_reserve (struct sums_writer *w, uint64_t off, uint64_t len,
 int sums_set (struct sums_writer *w, uint64_t off, uint64_t len,
               const void *buf);
 
-/* Every range has been set: write the rest and return the root, the SHA-256
- * of the whole file.  The file is not synced.
+/* How far the file has come: with it, and the file as it was then or as it has
+ * been written on since, another writer can go on.
  */
-int sums_finish (struct sums_writer *w, uint8_t ret_root[SUMS_HASH_SIZE]);
-
 struct sums_totals {
   uint64_t data_clusters, zero_clusters;
 };
+struct sums_state {
+  uint64_t next;                /* cluster: all before it are in */
+  uint64_t offset;              /* of the file: where the open run's record is
+                                   to be */
+  uint64_t nr_records;          /* before it */
+  struct sums_totals totals;    /* of these */
+  enum sums_type run_type;      /* the open run; SUMS_END: none */
+  uint64_t run_first, run_count;
+};
+
+/* Write what is known and say how far it goes.  The file is not synced.  Any
+ * thread.  0 or -errno.
+ */
+int sums_writer_save (struct sums_writer *w, struct sums_state *ret);
+
+/* Go on with the file fd, which another writer's sums_writer_save has left in
+ * this state.  The next range begins at state->next.  0; -EBADMSG if the file
+ * is not as the state says; -errno.
+ */
+int sums_writer_resume (int fd, const struct sums_header *header,
+                        bool skip_zero, const struct sums_state *state,
+                        struct sums_writer **ret);
+
+/* Every range has been set: write the rest and return the root, the SHA-256
+ * of the whole file, which ends there.  The file is not synced.
+ */
+int sums_finish (struct sums_writer *w, uint8_t ret_root[SUMS_HASH_SIZE]);
+
 /* After sums_finish. */
 void sums_writer_totals (const struct sums_writer *w,
                          struct sums_totals *ret);

@@ -345,13 +345,20 @@ parse_id (struct qmp_call *call, struct point_id *ret, struct error *err)
   return 0;
 }
 
-/* *err as docs/control.md says, whatever the module below said. */
+/* *err as docs/control.md says; of what the module below said only how the
+ * session has ended, if it did say that.
+ */
 static int
 not_found (struct qmp_call *call, struct error *err)
 {
+  const char *ended = strstr (err->msg, " has ended (");
+  char how[64] = "";
+
+  if (ended)
+    snprintf (how, sizeof how, ": it%.50s", ended);
   call->error_class = "BackupNotFound";
-  return error_set (err, ENOENT, "Backup '%s' not found",
-                    qmp_args_string (call->args, "id", NULL));
+  return error_set (err, ENOENT, "Backup '%s' not found%s",
+                    qmp_args_string (call->args, "id", NULL), how);
 }
 
 static int

@@ -48,7 +48,7 @@ start_stuck ()
     mkfifo "$tmp/pipe"
     # A shell lets what it puts into the background ignore SIGINT, and nohup
     # SIGHUP.
-    env --default-signal=INT,TERM,HUP "$tidemark" backup --json "$ctl" "$1" \
+    env --default-signal=INT,TERM,HUP "$tidemark" backup --json --retry 0 "$ctl" "$1" \
         >"$tmp/pipe" 2>"$tmp/err" &
     client=$!
     test_pids+=($client)

@@ -45,3 +45,5 @@ SCRIPT_TESTS += test-client-hostile-nbd.sh
 SCRIPT_TESTS += test-client-hostile-control.sh
 EXTRA_DIST += fake-control.py
 SCRIPT_TESTS += test-client-device.sh
+EXTRA_DIST += relay.py client-resume.py
+SCRIPT_TESTS += test-client-resume.sh

@@ -68,10 +68,18 @@ nothing_left
 [ "$(nr_backups "$repo" vda)" = 2 ] || fail "a backup appeared"
 [ "$(dirty_bytes vda "$bitmap")" = $((48 << 20)) ] || fail "not merged back"
 
-# A server that is killed in the middle.
+# A server that is killed in the middle: the client cannot know that it is no
+# more, so what is there is kept for a run that may find the session.
 start_stuck "$repo" vda
 stop_server KILL
 end_stuck 1
-no_leftovers "$repo"
+grep -q 'goes on with it' "$tmp/err" || fail "not said that it is kept"
 [ "$(nr_backups "$repo" vda)" = 2 ] || fail "a backup appeared"
+run_ok "$tidemark" verify "$repo"
+rm "$tmp"/*.sock
+start_tidemarkd vda
+run_ok "$tidemark" backup "$ctl" "$repo"
+grep -q 'cannot be gone on with: the session is gone' "$tmp/out" || fail "why"
+nothing_left
+[ "$(nr_backups "$repo" vda)" = 3 ] || fail "no backup 3"
 run_ok "$tidemark" verify "$repo"

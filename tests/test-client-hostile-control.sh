@@ -26,7 +26,8 @@ told ()
 {
     local plan=$1 status=$2 text=$3 line got=0
     shift 3
-    if [ $# -eq 0 ]; then set -- "$tidemark" backup "$ctl" "$repo"; fi
+    if [ $# -eq 0 ]; then set -- "$tidemark" backup --retry 0 "$ctl" "$repo"
+    fi
     echo "${plan//$'\n'/ }" >&6
     # 64 MiB are the longest answer; sanitizers need more for themselves.
     if [ "$sanitizers" = no ]; then

@@ -44,7 +44,7 @@ lossy_backup ()                 # lossy_backup before|after
     rm -f "$tmp/proxy.sock"
     background python3 "$tmp/proxy.py" "$tmp/proxy.sock" "$ctl" "$1"
     wait_for 20 is_listening "$tmp/proxy.sock"
-    run_ok "$tidemark" backup "$tmp/proxy.sock" "$repo"
+    run_ok "$tidemark" backup --retry 0 "$tmp/proxy.sock" "$repo"
     grep -q 'stored, but the server has not confirmed it' "$tmp/err" || {
         cat "$tmp/err" >&2
         fail "no warning"

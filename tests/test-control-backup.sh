@@ -98,9 +98,12 @@ def full(d, q):
     check_equal(exports("nbd+unix:///?socket=" + d.backup), [],
                 "exports afterwards")
     check_equal(d.bitmaps(q)["new"]["base"], s["id"], "base")
-    for name, more in ("backup-attach", {}), ("backup-end", {"success": True}):
-        refused(q, "BackupNotFound", "Backup '%s' not found" % s["id"], name,
-                dict(id=s["id"], **more))
+    # Whoever has not had the answer may ask again.
+    check_equal(q.execute("backup-end", {"id": s["id"], "success": True}), {},
+                "backup-end again")
+    for name, more in ("backup-attach", {}), ("backup-end", {"success": False}):
+        refused(q, "BackupNotFound", "Backup '%s' not found: it has ended "
+                "(success)" % s["id"], name, dict(id=s["id"], **more))
     return s["id"]
 
 

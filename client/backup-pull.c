@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Pulling the disks of a run, one after the other.  Main thread.
+ *
+ * With a session the connections may be lost: the session is attached to again
+ * and what has not arrived is asked for again (wire.c), and how far the pull
+ * has come is written to a journal.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backup.h"
+#include "blk-qcow2.h"
+#include "interrupt.h"
+#include "journal.h"
+#include "log.h"
+#include "progress.h"
+#include "range.h"
+#include "size.h"
+#include "source.h"
+#include "wire.h"
+
+/* What is lost of a pull that is cut off is to be little beside all of it. */
+#define SAVES_PER_PULL 256
+#define MIN_SAVE_STEP (UINT64_C (512) << 10)
+
+/* The export is open: is it the disk that the chain and the session know? */
+static int
+check_size (struct backup_run *run, struct backup_disk *d, struct blk *source,
+            struct error *err)
+{
+  uint64_t size = blk_size (source);
+
+  if (size == 0 || size % 512 != 0)
+    return error_set (err, EINVAL, "%s: the export has %ju bytes; allowed are "
+                      "multiples of 512", d->uri, (uintmax_t) size);
+  if (d->size && d->size != size)
+    return error_set (err, EPROTO, "%s: the export has %ju bytes, but the "
+                      "server had said %ju", d->uri, (uintmax_t) size,
+                      (uintmax_t) d->size);
+  d->size = size;
+  if (run->control)
+    return 0;
+  if (d->is_incremental) {
+    backup_check_chain (d->chain, size, d->reason);
+    if (d->reason[0]) {
+      d->is_incremental = false;
+      snprintf (d->why, sizeof d->why, "%s", d->reason);
+    }
+  }
+  d->dirty_bytes = d->is_incremental ? 0 : size;
+  return 0;
+}
+
+static struct manifest *
+make_manifest (const struct backup_run *run, const struct backup_disk *d)
+{
+  const struct backup *head = chain_head (d->chain);
+  struct manifest *m = calloc (1, sizeof *m);
+  size_t i;
+
+  if (!m)
+    return NULL;
+  m->number = d->number;
+  m->is_full = !d->is_incremental;
+  m->disk = strdup (d->name);
+  m->point = m->session = run->point;
+  if (!m->is_full) {
+    m->backing_number = head->number;
+    m->is_backing_full = head->is_full;
+    m->parent = head->manifest->point;
+    m->base = run->control ? d->base : m->parent;
+  }
+  m->time = run->time;
+  m->source = strdup (run->source);
+  m->bitmap = d->bitmap ? strdup (d->bitmap) : NULL;
+  m->mode = strdup (m->is_full ? "full" : "incremental");
+  m->why = strdup (d->why);
+  m->virtual_size = d->size;
+  m->cluster_size = run->cluster_size;
+  m->dirty_bytes = d->dirty_bytes;
+  m->tool = strdup (PACKAGE_STRING);
+  m->disks = json_array ();
+  for (i = 0; i < run->nr_disks; i++)
+    json_array_append_new (m->disks, json_string (run->disks[i].name));
+  if (!m->disk || !m->source || !m->mode || !m->why || !m->tool || !m->disks
+      || (d->bitmap && !m->bitmap)) {
+    manifest_free (m);
+    return NULL;
+  }
+  return m;
+}
+
+static double
+seconds_now (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return (double) ts.tv_sec + (double) ts.tv_nsec / 1e9;
+}
+
+static void
+say_begin (const struct backup_run *run, const struct backup_disk *d)
+{
+  char size[SIZE_STRING_MAX];
+
+  /* Of a plain NBD server nobody knows before the map has been read. */
+  if (run->control || !d->is_incremental)
+    progress_say ("%s: %s, %s to pull (%s)", d->name, d->manifest->mode,
+                  size_format (d->dirty_bytes, size), d->why);
+  else
+    progress_say ("%s: %s (%s)", d->name, d->manifest->mode, d->why);
+  progress_event ("disk-begin", json_pack (
+    "{s:s, s:s, s:s, s:I, s:I}", "disk", d->name, "mode", d->manifest->mode,
+    "why", d->why, "size", (json_int_t) d->size,
+    "dirty-bytes", (json_int_t) d->dirty_bytes));
+}
+
+static void
+say_end (const struct backup_disk *d)
+{
+  const struct manifest *m = d->manifest;
+  char a[SIZE_STRING_MAX], b[SIZE_STRING_MAX];
+
+  progress_say ("%s: moved %s in %.2f s (%.0f MB/s), stored %s", d->name,
+                size_format (d->read_bytes, a), d->seconds,
+                d->seconds > 0 ? (double) d->read_bytes / d->seconds / 1e6 : 0,
+                size_format (m->data_bytes, b));
+  progress_event ("disk-end", json_pack (
+    "{s:s, s:I, s:I, s:I, s:f}", "disk", d->name, "moved-bytes",
+    (json_int_t) d->read_bytes,
+    "data-bytes", (json_int_t) m->data_bytes,
+    "zero-bytes", (json_int_t) m->zero_bytes, "seconds", d->seconds));
+}
+
+struct saving {
+  const struct backup_run *run;
+  const struct backup_disk *disk;
+};
+
+static int
+save (void *opaque, const struct sums_state *state, struct error *err)
+{
+  const struct saving *s = opaque;
+  const struct manifest *m = s->disk->manifest;
+  const struct journal j = {
+    .session = s->run->point, .cluster_size = m->cluster_size, .sums = *state,
+  };
+
+  return journal_write (s->disk->chain->dirfd, m->number, m->is_full, &j,
+                        err);
+}
+
+static int
+save_complete (const struct backup_run *run, const struct backup_disk *d,
+               struct error *err)
+{
+  const struct manifest *m = d->manifest;
+  struct journal j = {
+    .session = run->point, .cluster_size = m->cluster_size,
+    .is_complete = true, .data_bytes = m->data_bytes,
+    .zero_bytes = m->zero_bytes, .image_bytes = m->image_bytes,
+    .finished = m->finished,
+  };
+
+  memcpy (j.root, m->root, sizeof j.root);
+  return journal_write (d->chain->dirfd, m->number, m->is_full, &j, err);
+}
+
+/* What an interrupted run has left of this disk.  False: nothing that can be
+ * gone on with.
+ */
+static bool
+find_journal (const struct backup_run *run, const struct backup_disk *d,
+              struct journal *ret)
+{
+  struct error e = ERROR_INIT;
+  int r;
+
+  if (!run->is_resumed)
+    return false;
+  r = journal_read (d->chain->dirfd, d->number, !d->is_incremental, ret, &e);
+  if (r < 0 && r != -ENOENT)
+    log_warning ("%s/%s", d->chain->folder, e.msg);
+  return r == 0 && point_id_is_equal (&ret->session, &run->point)
+    && ret->cluster_size == run->cluster_size;
+}
+
+static void
+say_resumed (const struct backup_disk *d, const struct sums_state *s,
+             uint32_t cluster_size)
+{
+  uint64_t stored = s->totals.data_clusters + s->totals.zero_clusters
+    + (s->run_type == SUMS_END ? 0 : s->run_count);
+  char size[SIZE_STRING_MAX];
+
+  stored *= cluster_size;
+  progress_say ("%s: going on with backup %u, of which %s are stored", d->name,
+                d->number, size_format (stored, size));
+  progress_event ("disk-resumed", json_pack (
+    "{s:s, s:I}", "disk", d->name, "stored-bytes", (json_int_t) stored));
+}
+
+static int
+pull_opened (struct backup_run *run, struct backup_disk *d,
+             struct blk *source, const struct journal *journal,
+             struct error *err)
+{
+  struct pull_result result = { 0 };
+  char backing[BACKUP_NAME_MAX];
+  struct manifest *m = d->manifest;
+  struct saving saving = { .run = run, .disk = d };
+  const struct pull_options o = {
+    .source = source,
+    .is_incremental = d->is_incremental,
+    .dirfd = d->chain->dirfd,
+    .folder = d->chain->folder,
+    .number = m->number,
+    .is_full = m->is_full,
+    .backing = m->is_full ? NULL
+      : backup_name (m->backing_number, m->is_backing_full, ".qcow2", backing),
+    .cluster_size = run->cluster_size,
+    .compress = run->compress,
+    .compression = run->compression,
+    .compression_level = run->compression_level,
+    .point = m->point,
+    .nr_threads = run->nr_connections,
+    .cancel = interrupt_flag (),
+    .status = run->control ? wire_block_status : NULL,
+    .resume = journal ? &journal->sums : NULL,
+    .save = run->control ? save : NULL,
+    .opaque = &saving,
+    .save_step = MAX (d->dirty_bytes / SAVES_PER_PULL, MIN_SAVE_STEP),
+  };
+  double start = seconds_now ();
+  int r;
+
+  say_begin (run, d);
+  if (journal)
+    say_resumed (d, &journal->sums, run->cluster_size);
+  else
+    pull_discard (&o);
+  progress_begin (d->name, d->dirty_bytes);
+  r = pull_run (&o, &result, err);
+  progress_end ();
+  if (r < 0)
+    return r;
+  d->seconds = seconds_now () - start;
+  d->read_bytes = result.read_bytes;
+  m->data_bytes = result.data_bytes;
+  m->zero_bytes = result.zero_bytes;
+  m->image_bytes = result.image_bytes;
+  memcpy (m->root, result.root, sizeof m->root);
+  m->finished = (int64_t) time (NULL);
+  if (!run->control && d->is_incremental)
+    m->dirty_bytes = m->data_bytes + m->zero_bytes;
+  say_end (d);
+  return run->control ? save_complete (run, d, err) : 0;
+}
+
+/* For wire.c: the session is there and its lease renewed, or is not. */
+static int
+attach (void *opaque, struct error *err)
+{
+  struct backup_run *run = opaque;
+  struct control_call call = {
+    .command = "backup-attach",
+    .args = json_pack ("{s:s}", "id", run->session),
+  };
+  int r = control_call (run->control, &call, NULL, err);
+
+  if (r == -EREMOTEIO)
+    error_prefix (err, "the session is gone");
+  return r;
+}
+
+static int
+open_source (struct backup_run *run, struct backup_disk *d, struct blk **ret,
+             struct error *err)
+{
+  const struct wire_options o = {
+    .uri = d->uri, .context = d->context,
+    .nr_connections = run->nr_connections,
+    .retry = run->retry, .timeout = run->timeout,
+    .attach = attach, .opaque = run,
+  };
+
+  if (run->control)
+    return wire_open (&o, ret, err);
+  return source_open (d->uri, false, d->context, run->nr_connections, ret,
+                      err);
+}
+
+static int
+pull_from (struct backup_run *run, struct backup_disk *d, struct blk *source,
+           const struct journal *journal, struct error *err)
+{
+  struct interrupt_watch watch = { 0 };
+  struct error why = ERROR_INIT;
+  int r = check_size (run, d, source, err), e;
+
+  if (r == 0)
+    r = interrupt_watch_start (&watch, run->control ? wire_cancel
+                               : source_cancel, source, err);
+  if (r == 0) {
+    d->manifest = make_manifest (run, d);
+    r = d->manifest ? pull_opened (run, d, source, journal, err)
+      : error_set_errno (err, ENOMEM, "%s", d->name);
+  }
+  interrupt_watch_stop (&watch);
+  e = r < 0 && run->control ? wire_error (source, &why) : 0;
+  if (e < 0 && e != -ECANCELED) {
+    *err = why;
+    /* What is there stays for another run while the session may be. */
+    run->is_lost = e == -ENOTCONN;
+  }
+  return r;
+}
+
+/* The files are complete already. */
+static int
+take_complete (struct backup_run *run, struct backup_disk *d,
+               const struct journal *j, struct error *err)
+{
+  struct manifest *m = d->manifest = make_manifest (run, d);
+
+  if (!m)
+    return error_set_errno (err, ENOMEM, "%s", d->name);
+  m->data_bytes = j->data_bytes;
+  m->zero_bytes = j->zero_bytes;
+  m->image_bytes = j->image_bytes;
+  m->finished = j->finished;
+  memcpy (m->root, j->root, sizeof m->root);
+  progress_say ("%s: backup %u is there already", d->name, m->number);
+  return 0;
+}
+
+int
+backup_pull_disk (struct backup_run *run, struct backup_disk *d,
+                  struct error *err)
+{
+  struct journal journal;
+  struct blk *source;
+  bool has_journal;
+  int r;
+
+  if (d->number > BACKUP_MAX_NUMBER)
+    return error_set (err, EOVERFLOW, "%s: the chain is full (%d backups)",
+                      d->chain->folder, BACKUP_MAX_NUMBER);
+  has_journal = find_journal (run, d, &journal);
+  if (has_journal && journal.is_complete)
+    return take_complete (run, d, &journal, err);
+  r = open_source (run, d, &source, err);
+  if (r < 0)
+    return r;
+  r = pull_from (run, d, source, has_journal ? &journal : NULL, err);
+  blk_close (source);
+  return r;
+}

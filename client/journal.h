@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What a run of backup writes down so that a later one can go on with it:
+ * docs/format.md, "Unfinished backups".
+ */
+#ifndef TIDEMARK_JOURNAL_H
+#define TIDEMARK_JOURNAL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "error.h"
+#include "manifest.h"
+#include "point.h"
+#include "sums.h"
+
+/* How far the pull of one disk has come. */
+struct journal {
+  struct point_id session;
+  uint32_t cluster_size;
+  bool is_complete;             /* image and checksum file are, and synced */
+  /* Not complete: clusters before sums.next are in image and checksum file;
+   * what else the image holds is right too.
+   */
+  struct sums_state sums;
+  /* Complete: as in the manifest. */
+  uint64_t data_bytes, zero_bytes, image_bytes;
+  int64_t finished;
+  uint8_t root[SUMS_HASH_SIZE];
+};
+
+/* Replace NAME.journal.partial in the folder; what it speaks of has been
+ * synced.  0 or -errno with *err set.
+ */
+int journal_write (int dirfd, unsigned number, bool is_full,
+                   const struct journal *j, struct error *err);
+/* -ENOENT without a message if there is none. */
+int journal_read (int dirfd, unsigned number, bool is_full,
+                  struct journal *ret, struct error *err);
+
+/* The run: REPO/run.partial, any JSON object.  Replace it, and sync. */
+int journal_write_run (int dirfd, const json_t *run, struct error *err);
+/* A new reference, NULL if there is none that can be read. */
+json_t *journal_read_run (int dirfd);
+bool journal_has_run (int dirfd);
+void journal_remove_run (int dirfd);
+
+#endif /* TIDEMARK_JOURNAL_H */

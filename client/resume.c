@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Going on with a backup whose run was killed or lost its server.  Main thread.
+ *
+ * REPO/run.partial is there from when a session has begun until its end is
+ * known.  It says what the session is, what its run was asked for, and which
+ * backups it makes; their journals say how far they have come.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backup.h"
+#include "journal.h"
+#include "log.h"
+#include "progress.h"
+#include "range.h"
+
+#define RUN_FORMAT "tidemark run"
+#define RUN_VERSION 1
+
+/* What a run is asked for, as far as it shows in what is stored. */
+static json_t *
+asked_for (const struct backup_run *run)
+{
+  static const char *const names[] = { "bitmap", "compress" };
+  json_t *o = json_pack ("{s:s, s:b, s:i}", "source", run->source,
+                         "full", run->is_full,
+                         "cluster-size", (int) run->cluster_size);
+  json_t *disks = json_array ();
+  const char *s;
+  size_t i;
+
+  for (i = 0; i < sizeof names / sizeof names[0]; i++) {
+    s = options_get (run->options, names[i]);
+    if (o && s)
+      json_object_set_new (o, names[i], json_string (s));
+  }
+  for (i = 0; (s = options_get_nth (run->options, "disk", i)) != NULL; i++)
+    json_array_append_new (disks, json_string (s));
+  if (o)
+    json_object_set_new (o, "disks", disks);
+  return o;
+}
+
+int
+backup_note_run (struct backup_run *run, struct error *err)
+{
+  json_t *disks = json_array (), *o;
+  size_t i;
+  int r;
+
+  for (i = 0; i < run->nr_disks; i++) {
+    const struct backup_disk *d = &run->disks[i];
+
+    json_array_append_new (disks, json_pack (
+      "{s:s, s:i, s:s, s:s}", "disk", d->name, "number", (int) d->number,
+      "mode", d->is_incremental ? "incremental" : "full", "why", d->why));
+  }
+  o = json_pack ("{s:s, s:i, s:s, s:o, s:o}", "format", RUN_FORMAT,
+                 "version", RUN_VERSION, "session", run->session,
+                 "asked-for", asked_for (run), "disks", disks);
+  if (!o)
+    return error_set_errno (err, ENOMEM, "journal");
+  run->is_noted = true;
+  r = journal_write_run (run->repo->dirfd, o, err);
+  json_decref (o);
+  return r;
+}
+
+/* Is every disk of the set as the old run had it?  Its reasons are kept. */
+static bool
+take_disks (struct backup_run *run, const json_t *disks, char reason[256])
+{
+  size_t i, j;
+
+  for (i = 0; i < run->nr_disks; i++) {
+    struct backup_disk *d = &run->disks[i];
+    const json_t *o = NULL;
+    const char *name = NULL, *mode, *why;
+
+    for (j = 0; j < json_array_size (disks); j++) {
+      o = json_array_get (disks, j);
+      name = json_string_value (json_object_get (o, "disk"));
+      if (name && strcmp (name, d->name) == 0)
+        break;
+    }
+    mode = json_string_value (json_object_get (o, "mode"));
+    why = json_string_value (json_object_get (o, "why"));
+    if (j == json_array_size (disks) || !mode || !why
+        || strcmp (mode, d->is_incremental ? "incremental" : "full") != 0) {
+      snprintf (reason, 256, "its journal does not fit disk '%.100s'",
+                d->name);
+      return false;
+    }
+    d->number = (unsigned) json_integer_value (json_object_get (o, "number"));
+    snprintf (d->why, sizeof d->why, "%s", why);
+    make_one_line (d->why);
+    if (d->number == 0 || d->number > BACKUP_MAX_NUMBER
+        || d->number < d->chain->max_number
+        || chain_find_number (d->chain, d->number) || backup_is_misfit (d)) {
+      snprintf (reason, 256, "%.200s", d->reason[0] ? d->reason :
+                "the repository has changed since");
+      return false;
+    }
+  }
+  return true;
+}
+
+/* The session's set is in the repository: what is missing is that the server
+ * knows.
+ */
+static bool
+is_stored (const struct backup_run *run)
+{
+  size_t i, j;
+
+  for (i = 0; i < run->nr_disks; i++) {
+    const struct chain *c = run->disks[i].chain;
+
+    for (j = 0; j < c->len; j++)
+      if (c->ptr[j].manifest
+          && point_id_is_equal (&c->ptr[j].manifest->session, &run->point))
+        return true;
+  }
+  return false;
+}
+
+static void
+confirm_stored (struct backup_run *run)
+{
+  struct error e = ERROR_INIT;
+  size_t i, j;
+
+  if (backup_end_session (run, true, &e) < 0) {
+    log_warning ("the backup of an interrupted run is stored, but the server "
+                 "has not confirmed it: %s", e.msg);
+    return;
+  }
+  for (i = 0; i < run->nr_disks; i++) {
+    struct chain *c = run->disks[i].chain;
+
+    for (j = 0; j < c->len; j++)
+      if (c->ptr[j].manifest
+          && point_id_is_equal (&c->ptr[j].manifest->session, &run->point)) {
+        const struct repo_item item = {
+          .chain = c, .manifest = c->ptr[j].manifest,
+        };
+
+        repo_acknowledged (&item, 1);
+      }
+  }
+  progress_say ("the server was told that the backup of an interrupted run is "
+                "stored");
+}
+
+/* 1: attached and all fits.  0: not, and *reason says why.  -errno: the server
+ * does not say.
+ */
+static int
+attach (struct backup_run *run, const json_t *o, char reason[256],
+        struct error *err)
+{
+  const char *format = json_string_value (json_object_get (o, "format"));
+  const char *id = json_string_value (json_object_get (o, "session"));
+  struct control_call call = { .command = "backup-attach" };
+  struct error e = ERROR_INIT;
+  json_t *answer, *asked = asked_for (run);
+  bool is_same = json_equal (asked, json_object_get (o, "asked-for"));
+  int r;
+
+  json_decref (asked);
+  if (!format || strcmp (format, RUN_FORMAT) != 0 || !id
+      || json_integer_value (json_object_get (o, "version")) != RUN_VERSION) {
+    snprintf (reason, 256, "its journal cannot be read");
+    return 0;
+  }
+  call.args = json_pack ("{s:s}", "id", id);
+  r = control_call (run->control, &call, &answer, &e);
+  if (r < 0 && !call.error_class[0]) {
+    *err = e;
+    return r;
+  }
+  if (r < 0) {
+    snprintf (reason, 256, "the session is gone: %.200s", e.msg);
+    return 0;
+  }
+  r = backup_parse_answer (run, answer, &e);
+  json_decref (answer);
+  if (r < 0) {
+    snprintf (reason, 256, "%.200s", e.msg);
+    return 0;
+  }
+  if (is_stored (run))
+    return 1;
+  if (!is_same) {
+    snprintf (reason, 256, "it was asked for with other options");
+    return 0;
+  }
+  return take_disks (run, json_object_get (o, "disks"), reason);
+}
+
+int
+backup_resume (struct backup_run *run, struct error *err)
+{
+  char reason[256] = "";
+  struct error e = ERROR_INIT;
+  json_t *o = journal_read_run (run->repo->dirfd);
+  int r;
+
+  if (!o)
+    return repo_clear (run->repo, err);
+  r = attach (run, o, reason, err);
+  json_decref (o);
+  if (r < 0)
+    return r;
+  if (r > 0 && !is_stored (run)) {
+    run->is_resumed = run->is_noted = true;
+    progress_say ("going on with the backup of point %s, which an interrupted "
+                  "run left", run->session);
+    progress_event ("resumed", json_pack ("{s:s}", "session", run->session));
+    return 1;
+  }
+  if (r > 0)
+    confirm_stored (run);
+  else {
+    progress_say ("the backup that an interrupted run left cannot be gone on "
+                  "with: %s", reason);
+    progress_event ("not-resumed", json_pack ("{s:s}", "reason", reason));
+    if (backup_end_session (run, false, &e) < 0)
+      log_warning ("its session could not be ended: %s", e.msg);
+  }
+  backup_free_disks (run);
+  run->session[0] = '\0';
+  return repo_clear (run->repo, err);
+}

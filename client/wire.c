@@ -1,0 +1,545 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Connections that may be lost, see wire.h.
+ *
+ * A struct line is one set of connections (a blk-nbd node).  Whoever reads
+ * holds a reference to the line that he uses.  States of a wire:
+ *
+ *   CONNECTED  -> LOST        [let_go, a user found that it is lost]
+ *   LOST       -> CONNECTING  [use, by the first who wants to read]
+ *   CONNECTING -> CONNECTED   [connect_again]
+ *   CONNECTING -> GIVEN_UP    [connect_again: no time left, or no session]
+ *   any        -> GIVEN_UP    [wire_cancel]
+ *
+ * If one connection of a line is lost all are cut, so that its users come back
+ * soon.  Reads that have arrived were handed on; a stream asks again only for
+ * those in flight.  A watchdog thread cuts a line on which nothing arrives
+ * though somebody waits.
+ *
+ * Lost connections are not failed reads, so the drivers of the lines are called
+ * past the choke point, which would log each of them.
+ */
+#include "config.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "blk-nbd.h"
+#include "cleanup.h"
+#include "interrupt.h"
+#include "lock.h"
+#include "log.h"
+#include "progress.h"
+#include "range.h"
+#include "source.h"
+#include "wire.h"
+
+#define FIRST_DELAY_MS 100
+#define MAX_DELAY_MS 5000
+
+enum wire_state { CONNECTED, LOST, CONNECTING, GIVEN_UP };
+
+struct line {
+  struct blk *blk;
+  unsigned users;               /* and the wire itself while it is w->line */
+};
+
+struct wire {
+  struct blk blk;               /* first */
+
+  /* Fixed after open. */
+  struct wire_options options;
+  char *uri, *context;
+  pthread_t watchdog;
+  bool has_watchdog;
+
+  /* Atomic. */
+  _Atomic int64_t arrived;      /* ms: when something last did */
+
+  struct lock lock;
+  pthread_cond_t cond;          /* state or is_closing changed */
+  /* Protected by lock. */
+  enum wire_state state;
+  struct line *line;            /* CONNECTED: not NULL */
+  bool is_closing;
+  int error;                    /* GIVEN_UP: -errno */
+  struct error why;
+
+  /* Of the one thread that is CONNECTING. */
+  int64_t lost_at;              /* ms: first loss since something arrived */
+  unsigned delay_ms;
+};
+
+static const struct blk_driver wire_driver;
+
+static struct wire *
+wire_of (struct blk *blk)
+{
+  assert (blk->driver == &wire_driver);
+  return (struct wire *) blk;
+}
+
+static int64_t
+now_ms (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return ts.tv_sec * INT64_C (1000) + ts.tv_nsec / 1000000;
+}
+
+static void
+note_arrival (struct wire *w)
+{
+  atomic_store_explicit (&w->arrived, now_ms (), memory_order_relaxed);
+}
+
+/* A read's or a request's error that means that the connection is gone; what
+ * the watchdog cuts is cancelled.
+ */
+static bool
+is_loss (int error)
+{
+  return error == -ENOTCONN || error == -ECANCELED;
+}
+
+/*---- Connecting ----*/
+
+static int
+open_line (struct wire *w, struct line **ret, struct error *err)
+{
+  struct line *line = calloc (1, sizeof *line);
+  int r;
+
+  if (!line)
+    return error_set_errno (err, ENOMEM, "%s", w->uri);
+  r = source_open (w->uri, true, w->context, w->options.nr_connections,
+                   &line->blk, err);
+  if (r < 0) {
+    free (line);
+    return r;
+  }
+  line->users = 1;
+  *ret = line;
+  return 0;
+}
+
+static void
+free_line (struct line *line)
+{
+  blk_close (line->blk);
+  free (line);
+}
+
+static int
+connect_once (struct wire *w, struct line **ret, struct error *err)
+{
+  int r = w->options.attach ? w->options.attach (w->options.opaque, err) : 0;
+
+  if (r == 0)
+    r = open_line (w, ret, err);
+  if (r == 0 && blk_size ((*ret)->blk) != blk_size (&w->blk)) {
+    free_line (*ret);
+    return error_set (err, EREMOTEIO, "%s: the export has another size now",
+                      w->uri);
+  }
+  return r;
+}
+
+/* False: interrupted. */
+static bool
+wait_delay (struct wire *w)
+{
+  struct pollfd fd = { .fd = interrupt_fd (), .events = POLLIN };
+
+  poll (&fd, 1, (int) w->delay_ms);
+  w->delay_ms = MIN (w->delay_ms * 2, MAX_DELAY_MS);
+  return fd.revents == 0 && !interrupt_is_set ();
+}
+
+static int
+try_until (struct wire *w, struct line **ret, struct error *err)
+{
+  int64_t end = w->lost_at + w->options.retry * INT64_C (1000);
+  struct error last = ERROR_INIT;
+  int r;
+
+  for (;;) {
+    last = (struct error) ERROR_INIT;
+    r = connect_once (w, ret, &last);
+    if (r == 0)
+      return 0;
+    if (r == -EREMOTEIO || r == -ECANCELED) {
+      *err = last;
+      return r;
+    }
+    if (now_ms () + w->delay_ms > end)
+      return error_set (err, ENOTCONN, "the connection to the server was lost"
+                        " and could not be had again within %u s: %s",
+                        w->options.retry, last.msg);
+    if (!wait_delay (w))
+      return interrupt_error (err);
+  }
+}
+
+/* The state is CONNECTING and ours. */
+static void
+connect_again (struct wire *w)
+{
+  struct error why = ERROR_INIT;
+  struct line *line = NULL;
+  int64_t arrived = atomic_load (&w->arrived);
+  bool is_first = arrived >= w->lost_at;
+  int r;
+
+  if (is_first) {
+    w->lost_at = now_ms ();
+    w->delay_ms = FIRST_DELAY_MS;
+  }
+  if (w->options.retry == 0)
+    r = error_set (&why, ENOTCONN, "the connection to the server was lost");
+  else {
+    log_warning ("%s: the connection is lost; trying to go on", w->uri);
+    /* Nothing has come over the last one either. */
+    if (!is_first && !wait_delay (w))
+      r = interrupt_error (&why);
+    else
+      r = try_until (w, &line, &why);
+  }
+  if (r == 0) {
+    progress_say ("connected again");
+    progress_event ("connected-again", NULL);
+  }
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
+  if (w->state == GIVEN_UP) {   /* wire_cancel */
+    if (line)
+      free_line (line);
+  }
+  else if (r < 0) {
+    w->state = GIVEN_UP;
+    w->error = r;
+    w->why = why;
+  }
+  else {
+    w->state = CONNECTED;
+    w->line = line;
+  }
+  pthread_cond_broadcast (&w->cond);
+}
+
+/* A reference to the line, a new one if need be.  0 or -errno. */
+static int
+use (struct wire *w, struct line **ret)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
+
+  for (;;) {
+    switch (w->state) {
+    case GIVEN_UP:
+      return w->error;
+    case CONNECTED:
+      /* Nobody has waited for anything until now. */
+      if (w->line->users++ == 1)
+        note_arrival (w);
+      *ret = w->line;
+      return 0;
+    case CONNECTING:
+      lock_wait (&w->lock, &w->cond);
+      break;
+    case LOST:
+      w->state = CONNECTING;
+      lock_release (&w->lock);
+      connect_again (w);
+      lock_acquire (&w->lock);
+      break;
+    }
+  }
+}
+
+/* is_lost: nobody else is to begin anything with it. */
+static void
+let_go (struct wire *w, struct line *line, bool is_lost)
+{
+  bool is_last;
+
+  lock_acquire (&w->lock);
+  if (is_lost && w->line == line) {
+    if (w->state == CONNECTED)
+      w->state = LOST;
+    w->line = NULL;
+    line->users--;
+    blk_nbd_cancel (line->blk);
+  }
+  is_last = --line->users == 0;
+  lock_release (&w->lock);
+  if (is_last)
+    free_line (line);
+}
+
+/*---- Reading ----*/
+
+struct stream {
+  struct wire *w;
+  const struct blk_stream_ops *ops;
+  void *opaque;
+  struct blk_read *again;       /* room for depth: to be asked for again */
+  unsigned nr_again;
+  bool is_lost;
+};
+
+static int
+stream_next (void *opaque, struct blk_read *read)
+{
+  struct stream *st = opaque;
+
+  if (st->is_lost)
+    return 0;
+  if (st->nr_again > 0) {
+    *read = st->again[--st->nr_again];
+    return 1;
+  }
+  return st->ops->next (st->opaque, read);
+}
+
+static int
+stream_done (void *opaque, struct blk_read *read, int error)
+{
+  struct stream *st = opaque;
+
+  if (is_loss (error)) {
+    st->again[st->nr_again++] = *read;
+    st->is_lost = true;
+    return 0;
+  }
+  note_arrival (st->w);
+  return st->ops->done (st->opaque, read, error);
+}
+
+static const struct blk_stream_ops stream_ops = {
+  .next = stream_next,
+  .done = stream_done,
+};
+
+/* Every read that was begun gets its end. */
+static int
+stream_fail (struct stream *st, int error)
+{
+  int r = 0, e;
+
+  while (st->nr_again > 0) {
+    e = st->ops->done (st->opaque, &st->again[--st->nr_again], error);
+    r = r < 0 ? r : e;
+  }
+  return r < 0 ? r : error;
+}
+
+static int
+wire_read_stream (struct blk *blk, unsigned depth,
+                  const struct blk_stream_ops *ops, void *opaque)
+{
+  struct stream st = { .w = wire_of (blk), .ops = ops, .opaque = opaque };
+  CLEANUP_FREE struct blk_read *again = calloc (depth, sizeof *again);
+  struct line *line;
+  int r;
+
+  if (!again)
+    return -ENOMEM;
+  st.again = again;
+  do {
+    r = use (st.w, &line);
+    if (r < 0)
+      return stream_fail (&st, r);
+    st.is_lost = false;
+    r = line->blk->driver->read_stream (line->blk, depth, &stream_ops, &st);
+    /* No connection was left to begin with. */
+    if (r == -ENOTCONN)
+      st.is_lost = true;
+    let_go (st.w, line, st.is_lost);
+  } while (st.is_lost && (r == 0 || r == -ENOTCONN));
+  return r < 0 ? stream_fail (&st, r) : 0;
+}
+
+static int
+wire_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
+            unsigned flags)
+{
+  struct wire *w = wire_of (blk);
+  struct line *line;
+  int r;
+
+  do {
+    r = use (w, &line);
+    if (r < 0)
+      return r;
+    r = line->blk->driver->pread (line->blk, buf, len, off, flags);
+    if (!is_loss (r))
+      note_arrival (w);
+    let_go (w, line, is_loss (r));
+  } while (is_loss (r));
+  return r;
+}
+
+int
+wire_block_status (struct blk *blk, uint64_t len, uint64_t off,
+                   struct extents *lists, size_t nr_lists)
+{
+  struct wire *w = wire_of (blk);
+  struct line *line;
+  size_t i;
+  int r;
+
+  do {
+    r = use (w, &line);
+    if (r < 0)
+      return r;
+    r = blk_nbd_block_status (line->blk, len, off, lists, nr_lists);
+    if (!is_loss (r))
+      note_arrival (w);
+    else
+      for (i = 0; i < nr_lists; i++)
+        extents_clear (&lists[i]);
+    let_go (w, line, is_loss (r));
+  } while (is_loss (r));
+  return r;
+}
+
+/*---- Open, close, and the watchdog ----*/
+
+static void *
+watch (void *opaque)
+{
+  struct wire *w = opaque;
+  const int64_t timeout = w->options.timeout * INT64_C (1000);
+  const int64_t step = MAX (timeout / 4, 10);
+  struct timespec ts;
+  int64_t next;
+
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
+  while (!w->is_closing) {
+    next = now_ms () + step;
+    ts = (struct timespec) {
+      .tv_sec = next / 1000, .tv_nsec = next % 1000 * 1000000,
+    };
+    lock_wait_until (&w->lock, &w->cond, &ts);
+    if (w->state == CONNECTED && w->line->users > 1
+        && now_ms () - atomic_load (&w->arrived) > timeout) {
+      blk_nbd_cancel (w->line->blk);
+      note_arrival (w);
+    }
+  }
+  return NULL;
+}
+
+void
+wire_cancel (void *opaque)
+{
+  struct wire *w = wire_of (opaque);
+
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
+  if (w->state == GIVEN_UP)
+    return;
+  w->state = GIVEN_UP;
+  w->error = -ECANCELED;
+  interrupt_error (&w->why);
+  if (w->line)
+    blk_nbd_cancel (w->line->blk);
+  pthread_cond_broadcast (&w->cond);
+}
+
+int
+wire_error (struct blk *blk, struct error *err)
+{
+  struct wire *w = wire_of (blk);
+
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
+  if (w->state == GIVEN_UP)
+    *err = w->why;
+  return w->state == GIVEN_UP ? w->error : 0;
+}
+
+static int
+wire_close (struct blk *blk)
+{
+  struct wire *w = wire_of (blk);
+
+  if (w->has_watchdog) {
+    lock_acquire (&w->lock);
+    w->is_closing = true;
+    pthread_cond_broadcast (&w->cond);
+    lock_release (&w->lock);
+    pthread_join (w->watchdog, NULL);
+  }
+  if (w->line)
+    free_line (w->line);
+  pthread_cond_destroy (&w->cond);
+  lock_destroy (&w->lock);
+  free (w->uri);
+  free (w->context);
+  blk_fini (&w->blk);
+  free (w);
+  return 0;
+}
+
+static const struct blk_driver wire_driver = {
+  .name = "wire",
+  .close = wire_close,
+  .pread = wire_pread,
+  .read_stream = wire_read_stream,
+};
+
+static int
+start (struct wire *w, struct error *err)
+{
+  struct blk *blk;
+  int r;
+
+  w->uri = strdup (w->options.uri);
+  w->context = w->options.context ? strdup (w->options.context) : NULL;
+  if (!w->uri || (w->options.context && !w->context))
+    return error_set_errno (err, ENOMEM, "%s", w->options.uri);
+  r = open_line (w, &w->line, err);
+  if (r < 0)
+    return r;
+  w->state = CONNECTED;
+  note_arrival (w);
+  blk = w->line->blk;
+  r = blk_init (&w->blk, &wire_driver, blk->name, blk->filename,
+                blk_size (blk), BLK_IS_READ_ONLY);
+  if (r < 0)
+    return error_set_errno (err, -r, "%s", w->uri);
+  w->blk.block_size = blk->block_size;
+  r = pthread_create (&w->watchdog, NULL, watch, w);
+  if (r != 0)
+    return error_set_errno (err, r, "thread");
+  w->has_watchdog = true;
+  return 0;
+}
+
+int
+wire_open (const struct wire_options *options, struct blk **ret,
+           struct error *err)
+{
+  struct wire *w = calloc (1, sizeof *w);
+  int r;
+
+  if (!w)
+    return error_set_errno (err, ENOMEM, "%s", options->uri);
+  w->options = *options;
+  w->blk.driver = &wire_driver;
+  w->state = LOST;
+  w->lost_at = INT64_MIN;
+  /* Held while a line is cut, which takes none of ours. */
+  lock_init (&w->lock, LOCK_RANK_LEAF);
+  cond_init (&w->cond);
+  r = start (w, err);
+  if (r < 0)
+    wire_close (&w->blk);
+  else
+    *ret = &w->blk;
+  return r;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A session's export as a read-only node that outlives its connections: when
+ * they are lost it connects again and asks again for what has not arrived.
+ */
+#ifndef TIDEMARK_WIRE_H
+#define TIDEMARK_WIRE_H
+
+#include "blk.h"
+#include "error.h"
+
+struct wire_options {
+  const char *uri;
+  const char *context;          /* NULL = none */
+  unsigned nr_connections;      /* 0 = blk-nbd's default */
+  unsigned retry;               /* seconds after which it gives up if nothing
+                                   has arrived; 0 = a loss is the end */
+  unsigned timeout;             /* seconds without an answer after which a
+                                   connection is lost; > 0 */
+  /* Called before it connects again, by the thread that does: is what was read
+   * still there, unchanged?  0; -EREMOTEIO if not, which is the end; another
+   * -errno if that could not be found out.
+   */
+  int (*attach) (void *opaque, struct error *err);
+  void *opaque;
+};
+
+/* Connects once. */
+int wire_open (const struct wire_options *options, struct blk **ret,
+               struct error *err);
+
+/* For interrupt_watch_start: opaque is the node; what is waited for, and all
+ * later calls, fail with -ECANCELED.
+ */
+void wire_cancel (void *opaque);
+
+/* As blk_nbd_block_status. */
+int wire_block_status (struct blk *blk, uint64_t len, uint64_t off,
+                       struct extents *lists, size_t nr_lists);
+
+/* If the node has given up: why, as 0 or -errno and *err; -ENOTCONN if nobody
+ * knows what became of the session.
+ */
+int wire_error (struct blk *blk, struct error *err);
+
+#endif /* TIDEMARK_WIRE_H */
