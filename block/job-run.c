@@ -404,6 +404,8 @@ job_thread (void *opaque)
   int r = job->sync == JOB_SYNC_NONE ? serve_guests (&run) : copy_all (&run);
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&m->lock);
+  if (r == 0)                   /* all is copied, but it is not to end yet */
+    stay_paused_locked (job);
   job_completed_locked (job, r);
   job_unref_locked (job);
   m->nr_threads--;

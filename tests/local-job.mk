@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-EXTRA_DIST += job_util.py
+UNIT_TESTS += unit/test-job unit/race-job unit/fault-job
+EXTRA_DIST += job_util.py unit/job-util.h
+unit_test_job_SOURCES = unit/test-job.c
+unit_race_job_SOURCES = unit/race-job.c
+unit_fault_job_SOURCES = unit/fault-job.c
+unit_fault_job_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc \
+	-Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=strdup \
+	-Wl,--wrap=asprintf -Wl,--wrap=posix_memalign
 SCRIPT_TESTS += \
 	interop-qemu-jobs.sh \
 	test-job-faults.sh \
