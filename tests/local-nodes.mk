@@ -8,4 +8,5 @@ SCRIPT_TESTS += \
 	interop-qemu-qmp-errors.sh \
 	test-nodes-blkdebug.sh \
 	test-nodes-client.sh \
+	test-nodes-drivers.sh \
 	test-nodes-thin.sh
