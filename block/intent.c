@@ -19,8 +19,10 @@
  *
  * State of a region, all changes but TOUCHED under the lock:
  *
- *   0         -> QUEUED            [queue_locked]
+ *   0         -> QUEUED            [queue_locked, queue_ahead_locked]
  *   QUEUED    -> ACTIVE, TOUCHED   [commit_locked]
+ *   QUEUED    -> ACTIVE, AHEAD     [commit_locked: nobody has asked for it]
+ *   AHEAD     -> ACTIVE, TOUCHED   [mark_locked]
  *   ACTIVE    -> RETIRING          [pick_locked]
  *   RETIRING  -> ACTIVE, TOUCHED   [mark_locked: its intent is still durable]
  *   RETIRING  -> 0                 [finish_retiring_locked]
@@ -28,6 +30,14 @@
  * Group commit: the first writer that finds no commit in progress makes
  * everything durable that is queued by then; the others wait for it, and what
  * they queue meanwhile is the next commit.
+ *
+ * Intents ahead: a commit writes whole pages of the map, so that neighbours in
+ * the page cost nothing more, and each of them that is asked for later saves a
+ * commit.  Those that are not make more dirty after a power cut.  So how many
+ * a commit takes begins with one, doubles when one has been of use since the
+ * last, and halves if too few were.  They count as active; a commit takes no
+ * more of them than make AHEAD_WORTH times as many as there are others, and no
+ * more than half of the room there is; they are the first to be retired.
  *
  * intent_mark: any thread inside the disk's gate.  intent_retire: the store's
  * thread, or a writer that needs room.  The lock is not held over I/O.
@@ -43,6 +53,10 @@
 #include "range.h"
 
 #define PAGE UINT64_C (4096)
+#define PAGE_REGIONS (PAGE * 8)
+
+/* An intent ahead that saved a commit is worth so many that were in vain. */
+#define AHEAD_WORTH 8
 
 struct intent {
   struct intent_regions regions;        /* must be first; fixed */
@@ -62,6 +76,9 @@ struct intent {
   bool is_disabled;             /* failed, or told so */
   uint64_t *queue;              /* QUEUED, not yet in a commit */
   uint64_t nr_queue;
+  uint64_t window;              /* intents ahead of the next commit, at most */
+  uint64_t nr_ahead;            /* ACTIVE, AHEAD */
+  uint64_t nr_used, nr_vain;    /* what has become of those of late */
   uint64_t *active;             /* ACTIVE or RETIRING, oldest first */
   uint64_t nr_active;
   uint64_t nr_committing;
@@ -224,18 +241,88 @@ write_batch (struct intent *in, uint64_t nr)
                            (size_t) (last - first));
 }
 
+static uint64_t
+state_of (const struct intent *in, uint64_t r)
+{
+  return atomic_load_explicit (&in->regions.state[r], memory_order_relaxed);
+}
+
+/* Queue up to nr of [first, end) for which there is no intent. */
+static void
+queue_some_locked (struct intent *in, uint64_t first, uint64_t end,
+                   uint64_t nr)
+{
+  uint64_t r;
+
+  for (r = first; r < end && nr > 0; r++)
+    if (state_of (in, r) == 0) {
+      atomic_store_explicit (&in->regions.state[r], INTENT_QUEUED,
+                             memory_order_relaxed);
+      in->queue[in->nr_queue++] = r;
+      nr--;
+    }
+}
+
+/* Draw the conclusion from what has become of those taken before. */
+static void
+adapt_window_locked (struct intent *in)
+{
+  if (in->nr_vain > AHEAD_WORTH * in->nr_used)
+    in->window /= 2;
+  else if (in->nr_used > 0)
+    in->window = MIN (in->window * 2, in->max_active);
+  else if (in->window == 0)
+    in->window = 1;
+  in->nr_used = in->nr_vain = 0;
+}
+
+/* How many intents ahead the commit of what is queued may take: none if it is
+ * the only one.
+ */
+static uint64_t
+room_ahead_locked (const struct intent *in)
+{
+  const uint64_t asked = in->nr_active - in->nr_ahead + in->nr_queue;
+  const uint64_t most = AHEAD_WORTH * (asked - 1);
+  uint64_t nr = MIN (in->window, room_locked (in) / 2);
+
+  return MIN (nr, most - MIN (most, in->nr_ahead));
+}
+
+/* Queue neighbours of the last one queued, first those after it: disks are
+ * mostly written upwards.
+ */
+static void
+queue_ahead_locked (struct intent *in)
+{
+  const uint64_t last = in->queue[in->nr_queue - 1];
+  const uint64_t page = round_down (last, PAGE_REGIONS);
+  uint64_t end;
+
+  lock_assert_held (&in->lock);
+  adapt_window_locked (in);
+  end = in->nr_queue + room_ahead_locked (in);
+  queue_some_locked (in, last + 1, MIN (page + PAGE_REGIONS, in->nr_regions),
+                     end - in->nr_queue);
+  queue_some_locked (in, page, last, end - in->nr_queue);
+}
+
 /* Commit what is queued.  The lock is released meanwhile. */
 static void
 commit_locked (struct intent *in)
 {
-  uint64_t *batch = in->queue, nr = in->nr_queue, i;
+  const uint64_t nr_wanted = in->nr_queue;
+  uint64_t *batch = in->queue, nr, i;
   int error;
 
   lock_assert_held (&in->lock);
-  assert (!in->is_committing && nr > 0);
+  assert (!in->is_committing && nr_wanted > 0);
+  queue_ahead_locked (in);
+  nr = in->nr_queue;
   in->queue = in->batch;
   in->batch = batch;
   in->nr_queue = 0;
+  in->nr_ahead += nr - nr_wanted;
   in->nr_committing = nr;
   in->is_committing = true;
   lock_release (&in->lock);
@@ -245,8 +332,8 @@ commit_locked (struct intent *in)
     fail_locked (in, "an intent", error);
   for (i = 0; i < nr; i++) {
     in->active[in->nr_active++] = batch[i];
-    atomic_store_explicit (&in->regions.state[batch[i]],
-                           INTENT_ACTIVE | INTENT_TOUCHED,
+    atomic_store_explicit (&in->regions.state[batch[i]], INTENT_ACTIVE
+                           | (i < nr_wanted ? INTENT_TOUCHED : INTENT_AHEAD),
                            memory_order_release);
   }
   in->nr_committing = 0;
@@ -258,28 +345,23 @@ commit_locked (struct intent *in)
 static void
 queue_locked (struct intent *in, uint64_t first, uint64_t last)
 {
-  uint64_t r;
-
   lock_assert_held (&in->lock);
-  for (r = first; r <= last && room_locked (in) > 0; r++)
-    if (atomic_load_explicit (&in->regions.state[r],
-                              memory_order_relaxed) == 0) {
-      atomic_store_explicit (&in->regions.state[r], INTENT_QUEUED,
-                             memory_order_relaxed);
-      in->queue[in->nr_queue++] = r;
-    }
+  queue_some_locked (in, first, last + 1, room_locked (in));
 }
 
 /* True if the region is active, now marked. */
 static bool
 mark_locked (struct intent *in, uint64_t r)
 {
-  const uint8_t state = atomic_load_explicit (&in->regions.state[r],
-                                              memory_order_relaxed);
+  const uint64_t state = state_of (in, r);
 
   lock_assert_held (&in->lock);
   if (!(state & (INTENT_ACTIVE | INTENT_RETIRING)))
     return false;
+  if (state & INTENT_AHEAD) {
+    in->nr_ahead--;
+    in->nr_used++;
+  }
   atomic_store_explicit (&in->regions.state[r],
                          INTENT_ACTIVE | INTENT_TOUCHED,
                          memory_order_release);
@@ -348,16 +430,14 @@ static void
 pick_locked (struct intent *in, uint64_t nr_at_least, bool is_all)
 {
   unsigned pass;
-  uint64_t i, r;
-  uint8_t state;
+  uint64_t i, r, state;
 
   lock_assert_held (&in->lock);
   in->nr_retiring = 0;
   for (pass = 0; pass < 2; pass++)
     for (i = 0; i < in->nr_active; i++) {
       r = in->active[i];
-      state = atomic_load_explicit (&in->regions.state[r],
-                                    memory_order_relaxed);
+      state = state_of (in, r);
       if (!(state & INTENT_ACTIVE))
         continue;
       if (pass == 1 && !is_all && in->nr_retiring >= nr_at_least)
@@ -367,6 +447,10 @@ pick_locked (struct intent *in, uint64_t nr_at_least, bool is_all)
           atomic_store_explicit (&in->regions.state[r], INTENT_ACTIVE,
                                  memory_order_release);
         continue;
+      }
+      if (state & INTENT_AHEAD) {
+        in->nr_ahead--;
+        in->nr_vain++;
       }
       atomic_store_explicit (&in->regions.state[r], INTENT_RETIRING,
                              memory_order_seq_cst);
@@ -386,8 +470,7 @@ finish_retiring_locked (struct intent *in, bool is_durable,
   lock_assert_held (&in->lock);
   for (i = 0; i < in->nr_retiring; i++) {
     r = in->retiring[i];
-    if (atomic_load_explicit (&in->regions.state[r], memory_order_relaxed)
-        != INTENT_RETIRING)
+    if (state_of (in, r) != INTENT_RETIRING)
       continue;
     if (is_durable) {
       in->nr_clearing++;
@@ -401,8 +484,7 @@ finish_retiring_locked (struct intent *in, bool is_durable,
   }
   for (i = 0; i < in->nr_active; i++) {
     r = in->active[i];
-    if (atomic_load_explicit (&in->regions.state[r], memory_order_relaxed)
-        & INTENT_ACTIVE)
+    if (state_of (in, r) & INTENT_ACTIVE)
       in->active[n++] = r;
   }
   in->nr_active = n;

@@ -65,6 +65,7 @@ enum {
   INTENT_TOUCHED = 2,           /* marked since the last intent_retire */
   INTENT_QUEUED = 4,            /* waits for a commit */
   INTENT_RETIRING = 8,          /* not active, its intent is durable still */
+  INTENT_AHEAD = 16,            /* active although nobody has asked yet */
 };
 
 struct intent_regions {
