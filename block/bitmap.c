@@ -262,36 +262,48 @@ bitmap_set (struct bitmap *b, uint64_t off, uint64_t len)
     atomic_fetch_add_explicit (&b->count, n, memory_order_relaxed);
 }
 
-/* Make summary and count from the leaf.  Nobody else has the bitmap yet. */
-static void
-summarize (struct bitmap *b)
-{
-  uint64_t w, n = 0, word;
-  unsigned k;
-
-  for (w = 0; w < b->level[0].nr_words; w++)
-    n += (unsigned) __builtin_popcountll (word_load (&b->level[0], w));
-  atomic_init (&b->count, n);
-  for (k = 1; k < b->nr_levels; k++)
-    for (w = 0; w < b->level[k - 1].nr_words; w++) {
-      if (word_load (&b->level[k - 1], w) == 0)
-        continue;
-      word = word_load (&b->level[k], w >> WORD_SHIFT);
-      atomic_store_explicit (&b->level[k].words[w >> WORD_SHIFT],
-                             word | UINT64_C (1) << (w % WORD_BITS),
-                             memory_order_relaxed);
-    }
-}
-
 int
 bitmap_new_at (uint64_t size, uint64_t granularity, void *words,
                struct bitmap **ret)
 {
-  int r = new_bitmap (size, granularity, words, ret);
+  return new_bitmap (size, granularity, words, ret);
+}
 
-  if (r == 0)
-    summarize (*ret);
-  return r;
+/* Up to 64 words of the leaf, from w on: one word of the next level. */
+static void
+summarize_word (struct bitmap *b, uint64_t w, uint64_t nr)
+{
+  uint64_t i, word, summary = 0, n = 0;
+  unsigned k;
+
+  for (i = 0; i < nr; i++) {
+    word = word_load (&b->level[0], w + i);
+    if (word == 0)
+      continue;
+    summary |= UINT64_C (1) << i;
+    n += (unsigned) __builtin_popcountll (word);
+  }
+  if (summary == 0)
+    return;
+  atomic_fetch_add_explicit (&b->count, n, memory_order_relaxed);
+  if (b->nr_levels > 1)
+    atomic_fetch_or_explicit (&b->level[1].words[w >> WORD_SHIFT], summary,
+                              memory_order_relaxed);
+  for (k = 2; k < b->nr_levels; k++) {
+    i = w >> ((k - 1) * WORD_SHIFT);
+    level_set (&b->level[k], i, i);
+  }
+}
+
+void
+bitmap_summarize (struct bitmap *b, uint64_t first, uint64_t nr)
+{
+  const uint64_t end = MIN (first + nr, b->level[0].nr_words);
+  uint64_t w;
+
+  assert (first % WORD_BITS == 0);
+  for (w = first; w < end; w += WORD_BITS)
+    summarize_word (b, w, MIN (WORD_BITS, end - w));
 }
 
 /* The first set bit in [pos, end), or end. */

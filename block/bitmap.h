@@ -27,12 +27,15 @@ struct bitmap;
  * the limits above.  0 or -ENOMEM.
  */
 int bitmap_new (uint64_t size, uint64_t granularity, struct bitmap **ret);
-/* The same over words that the caller keeps, with the bits that they have
- * (those beyond the end clear): 64 bits to a word, div_round_up of the number
- * of granules, at least one word.  It cannot be resized.
+/* The same over words that the caller keeps: 64 bits to a word, div_round_up of
+ * the number of granules, at least one word, those beyond the end clear.  They
+ * are not looked at: bits that are set in them count only once bitmap_summarize
+ * has been called for their part of the words, once; before anybody else has
+ * the bitmap.  first: a multiple of 64.  It cannot be resized.
  */
 int bitmap_new_at (uint64_t size, uint64_t granularity, void *words,
                    struct bitmap **ret);
+void bitmap_summarize (struct bitmap *b, uint64_t first, uint64_t nr);
 void bitmap_free (struct bitmap *b);
 
 uint64_t bitmap_size (const struct bitmap *b);

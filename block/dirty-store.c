@@ -21,10 +21,29 @@
 #include "cleanup.h"
 #include "dirty-private.h"
 
+/* Of the store's pages only those are looked at that may have bits set. */
+static int
+bitmap_over (uint64_t size, uint64_t granularity,
+             const struct store_array *array, bool is_new,
+             struct bitmap **ret)
+{
+  struct range part = { 0, 0 };
+  int r;
+
+  if (array == NULL)
+    return bitmap_new (size, granularity, ret);
+  r = bitmap_new_at (size, granularity, store_array_words (array), ret);
+  if (r < 0 || is_new)
+    return r;
+  while (store_array_next_data (array, part.off + part.len, &part))
+    bitmap_summarize (*ret, part.off / 8, part.len / 8);
+  return 0;
+}
+
 /* Takes ownership of array. */
 static int
 bits_over (uint64_t size, uint64_t granularity, struct store_array *array,
-           struct bits **ret)
+           bool is_new, struct bits **ret)
 {
   struct bits *bits = calloc (1, sizeof *bits);
   int r;
@@ -33,9 +52,7 @@ bits_over (uint64_t size, uint64_t granularity, struct store_array *array,
     store_array_free (array);
     return -ENOMEM;
   }
-  r = array ? bitmap_new_at (size, granularity, store_array_words (array),
-                             &bits->bitmap)
-    : bitmap_new (size, granularity, &bits->bitmap);
+  r = bitmap_over (size, granularity, array, is_new, &bits->bitmap);
   if (r < 0) {
     store_array_free (array);
     free (bits);
@@ -56,7 +73,7 @@ dirty_bits_new (struct dirty *d, uint64_t size, uint64_t granularity,
 
   if (is_persistent && dirty_can_persist (d))
     r = store_array_new (d->store, div_round_up (size, granularity), &array);
-  return r < 0 ? r : bits_over (size, granularity, array, ret);
+  return r < 0 ? r : bits_over (size, granularity, array, true, ret);
 }
 
 /*---- Commit ----*/
@@ -196,7 +213,8 @@ load_entry (struct dirty *d, const struct store_entry *entry)
     store_array_free (entry->bits);
     return -ENOMEM;
   }
-  r = bits_over (d->size, entry->granularity, entry->bits, &bm->bits);
+  r = bits_over (d->size, entry->granularity, entry->bits, false,
+                 &bm->bits);
   if (r < 0) {
     dirty_unref (bm);
     return r;
@@ -306,6 +324,27 @@ move_to_store (struct dirty *d, struct dirty_bitmap *bm)
   return 0;
 }
 
+/* So that the next point need not wait for room in the store.  What fails here
+ * fails there again.
+ */
+static void
+make_spares (void *opaque)
+{
+  struct dirty *d = opaque;
+  struct dirty_bitmap *bm;
+  size_t i;
+
+  for (i = 0; ; i++) {
+    lock_acquire (&d->lock);
+    bm = i < d->bitmaps.len ? dirty_ref (d->bitmaps.ptr[i]) : NULL;
+    lock_release (&d->lock);
+    if (bm == NULL)
+      break;
+    (void) dirty_prepare_freeze (d, bm);
+    dirty_unref (bm);
+  }
+}
+
 int
 dirty_attach_store (struct dirty *d, struct store *s)
 {
@@ -324,6 +363,7 @@ dirty_attach_store (struct dirty *d, struct store *s)
   dirty_publish_locked (d);
   lock_release (&d->lock);
   store_on_failure (s, store_failed, d);
+  store_on_pass (s, make_spares, d);
   return r;
 }
 

@@ -672,27 +672,43 @@ dirty_unuse (struct dirty_bitmap *bm)
   bm->is_used = false;
 }
 
+/* A bitmap that may soon be frozen, and has nothing to go on with then. */
+static bool
+needs_spare_locked (const struct dirty_bitmap *bm)
+{
+  lock_assert_held (&bm->set->lock);
+  return bm->is_persistent && !bm->is_removed
+    && bm->state == DIRTY_RECORDING
+    && (bm->spare == NULL
+        || bitmap_size (bm->spare->bitmap) != bm->set->size);
+}
+
 int
 dirty_prepare_freeze (struct dirty *d, struct dirty_bitmap *bm)
 {
-  struct bits *bits = NULL;
+  struct bits *bits = NULL, *old;
   bool is_needed;
+  uint64_t size;
   int r;
 
   lock_acquire (&d->lock);
-  is_needed = bm->is_persistent && bm->spare == NULL;
+  is_needed = needs_spare_locked (bm);
+  size = d->size;
   lock_release (&d->lock);
   if (!is_needed)
     return 0;
-  r = dirty_bits_new (d, d->size, bm->granularity, true, &bits);
+  r = dirty_bits_new (d, size, bm->granularity, true, &bits);
+  if (r < 0)
+    return r;
   lock_acquire (&d->lock);
-  if (r == 0 && bm->spare == NULL) {
+  old = bits;
+  if (needs_spare_locked (bm)) {
+    old = bm->spare;
     bm->spare = bits;
-    bits = NULL;
   }
   lock_release (&d->lock);
-  dirty_bits_unref (bits);
-  return r;
+  dirty_bits_unref (old);
+  return 0;
 }
 
 /* The successor of a bitmap that is about to be frozen: the gate's closer alone

@@ -47,6 +47,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "intent.h"
 #include "lock.h"
@@ -118,17 +119,21 @@ map_clear (struct intent *in, uint64_t r)
                              memory_order_relaxed);
 }
 
-/* The next region from r on whose bit is set, or nr_regions. */
+static bool
+is_word_clear (const struct intent *in, uint64_t r)
+{
+  return atomic_load_explicit ((_Atomic uint64_t *) &in->map[r / 8],
+                               memory_order_relaxed) == 0;
+}
+
+/* The next region from r on whose bit is set, or nr_regions.  The map is of
+ * whole pages.
+ */
 static uint64_t
 map_next (const struct intent *in, uint64_t r)
 {
-  while (r < in->nr_regions && !map_get (in, r)) {
-    if (r % 8 == 0 && atomic_load_explicit (&in->map[r / 8],
-                                            memory_order_relaxed) == 0)
-      r += 8;
-    else
-      r++;
-  }
+  while (r < in->nr_regions && !map_get (in, r))
+    r += r % 64 == 0 && is_word_clear (in, r) ? 64 : 1;
   return MIN (r, in->nr_regions);
 }
 
@@ -141,7 +146,12 @@ allocate (struct intent *in)
     nr++;
   /* What is active already may be more, until some of it is retired. */
   in->max_active = MAX (in->max_active, nr);
-  in->regions.state = calloc (in->nr_regions + 1, 1);
+  /* Pages that are zero until they are needed, and most never are. */
+  in->regions.state = mmap (NULL, (size_t) in->nr_regions,
+                            PROT_READ | PROT_WRITE, MAP_PRIVATE
+                            | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (in->regions.state == MAP_FAILED)
+    in->regions.state = NULL;
   in->queue = calloc (in->max_active, sizeof *in->queue);
   in->batch = calloc (in->max_active, sizeof *in->batch);
   in->active = calloc (in->max_active, sizeof *in->active);
@@ -188,7 +198,8 @@ intent_free (struct intent *in)
 {
   if (in == NULL)
     return;
-  free (in->regions.state);
+  if (in->regions.state)
+    munmap ((void *) in->regions.state, (size_t) in->nr_regions);
   free (in->queue);
   free (in->batch);
   free (in->active);

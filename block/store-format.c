@@ -46,14 +46,13 @@ store_array_bytes (uint64_t nr_bits)
 }
 
 uint32_t
-store_sum (const void *words, uint64_t len)
+store_sum_add (uint32_t sum, const void *words, uint64_t off, uint64_t len)
 {
   const uint8_t *p = words;
-  uint32_t sum = 0;
+  const uint64_t end = off + len;
   uint8_t number[8];
-  uint64_t off;
 
-  for (off = 0; off < len; off += STORE_PAGE) {
+  for (; off < end; off += STORE_PAGE) {
     if (is_zero_buffer (p + off, STORE_PAGE))
       continue;
     store_le64 (number, off / STORE_PAGE);

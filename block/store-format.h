@@ -83,8 +83,12 @@ struct store_live {
 /* Bytes that nr_bits take in the file: whole pages. */
 uint64_t store_array_bytes (uint64_t nr_bits);
 
-/* The sum of an array: its pages that are not all zero, with their numbers. */
-uint32_t store_sum (const void *words, uint64_t len);
+/* The sum of an array: its pages that are not all zero, with their numbers.
+ * Begins with 0; the parts of the array, of len bytes from off on, are added in
+ * order, those that are zero need not be.
+ */
+uint32_t store_sum_add (uint32_t sum, const void *words, uint64_t off,
+                        uint64_t len);
 
 /* Encode into buf of STORE_SLOT_SIZE bytes.  Returns the bytes used. */
 size_t store_encode (const struct store_header *header,

@@ -9,12 +9,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <linux/magic.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -24,9 +27,12 @@
 #include "range.h"
 #include "store-io.h"
 
+#define PAGE UINT64_C (4096)
+
 struct system_file {
   int fd;
-  bool was_warned;              /* of memory that cannot be locked */
+  bool knows_holes;
+  _Atomic bool was_warned;      /* of memory that cannot be locked */
 };
 
 static int
@@ -76,6 +82,26 @@ open_fd (const char *path, enum store_io_open how)
   return r < 0 ? r : fd;
 }
 
+/* File systems known to tell holes from data also where that is in a mapping or
+ * in the cache only.  Elsewhere everything may be data.
+ */
+static bool
+knows_holes (int fd)
+{
+  struct statfs fs;
+
+  if (fstatfs (fd, &fs) < 0)
+    return false;
+  switch (fs.f_type) {
+  case EXT4_SUPER_MAGIC:
+  case XFS_SUPER_MAGIC:
+  case BTRFS_SUPER_MAGIC:
+  case TMPFS_MAGIC:
+    return true;
+  }
+  return false;
+}
+
 static int
 system_open (const struct store_io *io, const char *path,
              enum store_io_open how, void **ret)
@@ -91,6 +117,7 @@ system_open (const struct store_io *io, const char *path,
     free (file);
     return r;
   }
+  file->knows_holes = knows_holes (file->fd);
   *ret = file;
   return 0;
 }
@@ -212,24 +239,56 @@ system_sync (const struct store_io *io, void *opaque)
   return fdatasync (file->fd) < 0 ? -errno : 0;
 }
 
-/* Locked memory is limited for most users: that is worth a line, no more. */
-static void
-lock_map (struct system_file *file, void *addr, size_t len)
+static int
+system_next_data (const struct store_io *io, void *opaque, uint64_t off,
+                  uint64_t end, struct range *ret)
 {
+  struct system_file *file = opaque;
+  off_t start, stop;
+
+  *ret = (struct range) { off, end - off };
+  if (!file->knows_holes)
+    return 0;
+  start = lseek (file->fd, (off_t) off, SEEK_DATA);
+  if (start < 0 && errno != ENXIO)
+    return -errno;
+  if (start < 0 || (uint64_t) start >= end) {
+    ret->len = 0;
+    return 0;
+  }
+  stop = lseek (file->fd, start, SEEK_HOLE);
+  if (stop < 0)
+    return -errno;
+  ret->off = round_down ((uint64_t) start, PAGE);
+  ret->len = MIN (round_up ((uint64_t) stop, PAGE), end) - ret->off;
+  /* It is going to be looked at, in order, through the map. */
+  (void) posix_fadvise (file->fd, (off_t) ret->off, (off_t) ret->len,
+                        POSIX_FADV_WILLNEED);
+  return 0;
+}
+
+/* Locked memory is limited for most users: that is worth a line, no more.  What
+ * has never been read is not read for this.
+ */
+static void
+system_lock_map (const struct store_io *io, void *opaque, void *addr,
+                 size_t len)
+{
+  struct system_file *file = opaque;
   struct rlimit limit;
 
-  if (mlock (addr, len) == 0)
+  if (mlock2 (addr, len, MLOCK_ONFAULT) == 0)
     return;
   if (getrlimit (RLIMIT_MEMLOCK, &limit) == 0
       && limit.rlim_cur < limit.rlim_max) {
     limit.rlim_cur = limit.rlim_max;
-    if (setrlimit (RLIMIT_MEMLOCK, &limit) == 0 && mlock (addr, len) == 0)
+    if (setrlimit (RLIMIT_MEMLOCK, &limit) == 0
+        && mlock2 (addr, len, MLOCK_ONFAULT) == 0)
       return;
   }
-  if (!file->was_warned)
+  if (!atomic_exchange (&file->was_warned, true))
     log_debug ("the bitmaps of a store cannot be locked in memory: %s",
                strerror (errno));
-  file->was_warned = true;
 }
 
 static int
@@ -245,11 +304,14 @@ system_map (const struct store_io *io, void *opaque, uint64_t off, size_t len,
     return -errno;
   if (!range_is_within (off, len, (uint64_t) st.st_size))
     return -ENODATA;
-  p = mmap (NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
-            file->fd, (off_t) off);
+  p = mmap (NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, file->fd,
+            (off_t) off);
   if (p == MAP_FAILED)
     return -errno;
-  lock_map (file, p, len);
+  /* Else the kernel would fill pages around each one that is touched, and they
+   * would count as data.
+   */
+  (void) madvise (p, len, MADV_RANDOM);
   *ret = p;
   return 0;
 }
@@ -323,7 +385,9 @@ const struct store_io store_io_system = {
   .pwrite = system_pwrite,
   .allocate = system_allocate,
   .sync = system_sync,
+  .next_data = system_next_data,
   .map = system_map,
+  .lock_map = system_lock_map,
   .sync_map = system_sync_map,
   .unmap = system_unmap,
   .rename = system_rename,

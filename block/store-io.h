@@ -18,6 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "range.h"
+
 enum {
   STORE_IO_DURABLE = 1 << 0,    /* pwrite: its range is durable on return */
 };
@@ -52,11 +54,19 @@ struct store_io {
                    uint64_t len);
   /* All of the file, its size too. */
   int (*sync) (const struct store_io *io, void *file);
-  /* Map a range of pages, shared and writable, faulted in and locked in
-   * memory as far as that is allowed.
+  /* The first part of [off, end), of pages, that may be other than zero; len 0
+   * = there is none.  What has been stored into a map counts at once.
    */
+  int (*next_data) (const struct store_io *io, void *file, uint64_t off,
+                    uint64_t end, struct range *ret);
+  /* Map a range of pages, shared and writable. */
   int (*map) (const struct store_io *io, void *file, uint64_t off, size_t len,
               void **ret);
+  /* Pages of a map stay in memory once they are there, as far as that is
+   * allowed; not in a child of the process.
+   */
+  void (*lock_map) (const struct store_io *io, void *file, void *addr,
+                    size_t len);
   /* Part of a map, whole pages. */
   int (*sync_map) (const struct store_io *io, void *file, void *addr,
                    size_t len);

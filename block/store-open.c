@@ -188,7 +188,9 @@ use_slots (struct store *s, struct slot slots[2], struct error *err)
       return error_set (err, EINVAL, "store '%.100s': %.120s; it has been left"
                         " alone", s->path, slots[i].err.msg);
   if (slot) {
-    s->first_slot = slot == &slots[0] ? STORE_SLOT_SIZE : 0;
+    s->older_slot = slot == &slots[0] ? STORE_SLOT_SIZE : 0;
+    /* Or they are equal: then it does no harm. */
+    atomic_store (&s->is_copy_due, true);
     s->header = slot->header;
     s->records = slot->records;
     slot->records = NULL;

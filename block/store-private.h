@@ -47,6 +47,8 @@ struct store {
   /* Atomic. */
   _Atomic unsigned refs;        /* the owner's, and one for each array */
   _Atomic bool has_failed;
+  _Atomic bool is_copy_due;     /* the older slot has an older table; changed
+                                   with the claim */
 
   struct lock lock;
   /* Protected by lock. */
@@ -60,17 +62,21 @@ struct store {
   char failure[STORE_REASON_SIZE];
   void (*on_failure) (void *opaque);
   void *opaque;
+  void (*on_pass) (void *opaque);
+  void *pass_opaque;
   struct store_array_list arrays;       /* alive */
   struct range_list committed;  /* what the table refers to */
 
   /* Changed by whoever has the claim, or during open and close. */
+  bool locks_maps;              /* since store_start */
   struct store_header header;   /* as it is on disk */
-  uint64_t first_slot;          /* where the slot is that is written first: not
-                                   the one that was believed at open */
+  uint64_t older_slot;          /* where the slot is that does not hold */
   struct store_record *records; /* likewise; header.nr_bitmaps */
   struct store_map intent_map;
   struct intent *intent;        /* changes with nobody inside the gate */
-  uint8_t *slot;                /* STORE_SLOT_SIZE bytes to encode into */
+  uint8_t *slot;                /* STORE_SLOT_SIZE bytes to encode into: the
+                                   table as it was last written */
+  size_t slot_len;
   struct store_entry *entries;  /* found at open */
   size_t nr_entries;
 };
@@ -86,6 +92,8 @@ int store_allocate (struct store *s, uint64_t len, struct store_map *ret);
 /* An array over a part of the file that is in use. */
 int store_array_at (struct store *s, uint64_t off, uint64_t nr_bits,
                     struct store_array **ret);
+/* What the table has as the sum of it. */
+uint32_t store_array_sum (const struct store_array *a);
 /* Write header and records to both slots. */
 int store_write_slots (struct store *s);
 /* Start the intents over the map that header says. */

@@ -275,11 +275,13 @@ merge_successor (struct store_entry *entry)
 {
   uint64_t *to = entry->bits->map.addr;
   const uint64_t *from = entry->successor->map.addr;
+  struct range r = { 0, 0 };
   uint64_t i;
 
-  for (i = 0; i < entry->bits->map.len / 8; i++)
-    if (from[i] & ~to[i])
-      to[i] |= from[i];
+  while (store_array_next_data (entry->successor, r.off + r.len, &r))
+    for (i = r.off / 8; i < (r.off + r.len) / 8; i++)
+      if (from[i] & ~to[i])
+        to[i] |= from[i];
   clear_tail (entry->bits, entry->bits->nr_bits);
   store_array_free (entry->successor);
   entry->successor = NULL;
@@ -292,8 +294,7 @@ recover_bits (struct store *s, const struct recovery *rc,
   const uint64_t nr_bits = div_round_up (rc->disk_size, record->granularity);
 
   if (rc->found == FOUND_CLEAN
-      && store_sum (entry->bits->map.addr, entry->bits->map.len)
-         != record->bits.sum) {
+      && store_array_sum (entry->bits) != record->bits.sum) {
     distrust (entry, "the checksum of its bits in the store is wrong");
     return 0;
   }
@@ -386,10 +387,16 @@ make_room_for_intents (struct store *s, const struct store_options *options)
 static int
 renew_intents (struct store *s, const struct recovery *rc)
 {
+  uint64_t *words = s->intent_map.addr;
+  uint64_t i;
+
   if (rc->found == FOUND_SAME_BOOT && rc->reason[0] == '\0')
     return s->io->sync_map (s->io, s->file, s->intent_map.addr,
                             (size_t) s->intent_map.len);
-  memset (s->intent_map.addr, 0, s->intent_map.len);
+  /* What is clear has no need to be written. */
+  for (i = 0; i < s->intent_map.len / sizeof *words; i++)
+    if (words[i] != 0)
+      words[i] = 0;
   return 0;
 }
 
@@ -423,7 +430,7 @@ reset_live (struct store *s)
 static int
 make_slot_durable (struct store *s)
 {
-  const uint64_t off = STORE_SLOT_SIZE - s->first_slot;
+  const uint64_t off = STORE_SLOT_SIZE - s->older_slot;
   int r = s->io->pread (s->io, s->file, s->slot, STORE_SLOT_SIZE, off);
 
   return r < 0 ? r : s->io->pwrite (s->io, s->file, s->slot, STORE_SLOT_SIZE,

@@ -47,6 +47,8 @@ store_map (struct store *s, uint64_t off, uint64_t len, struct store_map *ret)
     return r;
   ret->off = off;
   ret->len = len;
+  if (s->locks_maps)
+    s->io->lock_map (s->io, s->file, ret->addr, (size_t) len);
   return 0;
 }
 
@@ -195,24 +197,30 @@ store_array_sync (struct store_array *a)
   return sync_map (a->store, &a->map);
 }
 
-/* The i-th array, a reference, or NULL: one whose last reference is just going
- * needs no sync.
- */
-static struct store_array *
-nth_array (struct store *s, size_t i)
+bool
+store_array_next_data (const struct store_array *a, uint64_t pos,
+                       struct range *ret)
 {
-  struct store_array *a;
-  unsigned refs;
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+  struct store *s = a->store;
+  const uint64_t end = a->map.off + a->map.len;
 
-  if (i >= s->arrays.len)
-    return NULL;
-  a = s->arrays.ptr[i];
-  refs = atomic_load (&a->refs);
-  while (refs > 0
-         && !atomic_compare_exchange_weak (&a->refs, &refs, refs + 1))
-    ;
-  return refs > 0 ? a : NULL;
+  if (pos >= a->map.len)
+    return false;
+  if (s->io->next_data (s->io, s->file, a->map.off + pos, end, ret) < 0)
+    *ret = (struct range) { a->map.off + pos, a->map.len - pos };
+  ret->off -= a->map.off;
+  return ret->len > 0;
+}
+
+uint32_t
+store_array_sum (const struct store_array *a)
+{
+  struct range r = { 0, 0 };
+  uint32_t sum = 0;
+
+  while (store_array_next_data (a, r.off + r.len, &r))
+    sum = store_sum_add (sum, a->map.addr, r.off, r.len);
+  return sum;
 }
 
 /*---- Claim ----*/
@@ -239,24 +247,46 @@ store_unclaim (struct store *s)
 
 /*---- The table ----*/
 
-/* Until the first slot is written the other one holds; from then on the first.
- * At rest both say the same, so that one may be damaged.  After a crash it may
- * be: so the one that was believed at open is the last to be written.
+/* A new table goes over the older one: until it is whole the other slot holds,
+ * which has been durable for long; from then on this one does.
  */
-int
-store_write_slots (struct store *s)
+static int
+write_slot (struct store *s)
 {
-  size_t len;
   int r;
 
   s->header.generation++;
-  len = store_encode (&s->header, s->records, s->slot);
-  r = s->io->pwrite (s->io, s->file, s->slot, len, s->first_slot,
+  s->slot_len = store_encode (&s->header, s->records, s->slot);
+  r = s->io->pwrite (s->io, s->file, s->slot, s->slot_len, s->older_slot,
+                     STORE_IO_DURABLE);
+  if (r < 0)
+    return r;
+  s->older_slot = STORE_SLOT_SIZE - s->older_slot;
+  atomic_store (&s->is_copy_due, true);
+  return 0;
+}
+
+/* The older slot says the same again, so that either may be damaged. */
+static int
+copy_slot (struct store *s)
+{
+  int r;
+
+  if (!atomic_load (&s->is_copy_due))
+    return 0;
+  r = s->io->pwrite (s->io, s->file, s->slot, s->slot_len, s->older_slot,
                      STORE_IO_DURABLE);
   if (r == 0)
-    r = s->io->pwrite (s->io, s->file, s->slot, len,
-                       STORE_SLOT_SIZE - s->first_slot, STORE_IO_DURABLE);
+    atomic_store (&s->is_copy_due, false);
   return r;
+}
+
+int
+store_write_slots (struct store *s)
+{
+  int r = write_slot (s);
+
+  return r < 0 ? r : copy_slot (s);
 }
 
 static int
@@ -354,7 +384,7 @@ store_commit (struct store *s, const struct store_entry *entries, size_t nr)
   s->header.nr_bitmaps = (uint32_t) nr;
   s->header.intent_off = s->intent_map.off;
   s->header.intent_len = s->intent_map.len;
-  r = store_write_slots (s);
+  r = write_slot (s);
   if (r == 0)
     r = store_note_committed (s);
   if (r < 0)
@@ -362,28 +392,52 @@ store_commit (struct store *s, const struct store_entry *entries, size_t nr)
   return r;
 }
 
+/* Not by the one who commits: the gate may be closed meanwhile. */
+static void
+copy_table (struct store *s)
+{
+  int r;
+
+  store_claim (s);
+  r = store_has_failed (s) ? 0 : copy_slot (s);
+  if (r < 0)
+    fail (s, "the table", r, true);
+  store_unclaim (s);
+}
+
 /*---- Failure ----*/
 
-/* Say in the file that the bitmaps are not to be trusted; or, if it cannot be
- * written at all, have no file.  One slot is enough: it has the newer
- * generation.
+/* One slot is enough: it has the newer generation.  What must not happen is that
+ * the slot that holds is torn while the other has an older table.
  */
 static bool
-make_failure_durable (struct store *s)
+mark_or_remove (struct store *s)
 {
+  const uint64_t older = s->older_slot;
   size_t len;
-  int a, b;
+  int a, b = -EIO;
 
   s->header.flags |= STORE_IS_FAILED;
   memcpy (s->header.reason, s->failure, sizeof s->header.reason);
   s->header.generation++;
   len = store_encode (&s->header, s->records, s->slot);
-  a = s->io->pwrite (s->io, s->file, s->slot, len, 0, STORE_IO_DURABLE);
-  b = s->io->pwrite (s->io, s->file, s->slot, len, STORE_SLOT_SIZE,
-                     STORE_IO_DURABLE);
+  a = s->io->pwrite (s->io, s->file, s->slot, len, older, STORE_IO_DURABLE);
+  if (a == 0 || !atomic_load (&s->is_copy_due))
+    b = s->io->pwrite (s->io, s->file, s->slot, len, STORE_SLOT_SIZE - older,
+                       STORE_IO_DURABLE);
   if (a == 0 || b == 0)
     return true;
   return s->io->unlink (s->io, s->path) == 0;
+}
+
+/* Say in the file that the bitmaps are not to be trusted; or, if it cannot be
+ * written at all, have no file.  A trouble that passes may have passed at the
+ * second attempt; after that, writers wait no longer.
+ */
+static bool
+make_failure_durable (struct store *s)
+{
+  return mark_or_remove (s) || mark_or_remove (s);
 }
 
 static void
@@ -466,6 +520,29 @@ store_on_failure (struct store *s, void (*function) (void *opaque),
   s->opaque = opaque;
   s->is_failure_known = false;
   pthread_cond_broadcast (&s->changed);
+}
+
+void
+store_on_pass (struct store *s, void (*function) (void *opaque), void *opaque)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  s->on_pass = function;
+  s->pass_opaque = opaque;
+}
+
+static void
+call_on_pass (struct store *s)
+{
+  void (*function) (void *opaque);
+  void *opaque;
+
+  lock_acquire (&s->lock);
+  function = s->on_pass;
+  opaque = s->pass_opaque;
+  lock_release (&s->lock);
+  if (function)
+    function (opaque);
 }
 
 /* What is left to do after a failure, outside the write path. */
@@ -575,29 +652,13 @@ intents_sync_map (void *opaque, size_t off, size_t len)
                           len);
 }
 
-/* From the last to the first: those that move down when one is removed have
- * been seen, and one that is added has all its bits on disk, or in regions that
- * are not retiring any more.
- */
+/* All of the file: one flush of the disk, however many arrays there are. */
 static int
 intents_sync_arrays (void *opaque)
 {
   struct store *s = opaque;
-  struct store_array *a;
-  size_t i;
-  int r = 0;
 
-  lock_acquire (&s->lock);
-  i = s->arrays.len;
-  lock_release (&s->lock);
-  while (i-- > 0 && r == 0) {
-    a = nth_array (s, i);
-    if (a) {
-      r = store_array_sync (a);
-      store_array_free (a);
-    }
-  }
-  return r;
+  return s->io->sync (s->io, s->file);
 }
 
 static void
@@ -637,11 +698,14 @@ store_retire (struct store *s, bool is_all)
     lock_wait (&s->lock, &s->changed);
   s->is_retiring = true;
   lock_release (&s->lock);
+  copy_table (s);
   r = store_has_failed (s) ? -EIO : intent_retire (s->intent, is_all);
   if (store_has_failed (s))
     follow_up_failure (s);
   else if (intent_nr_active (s->intent) > 0)
     sync_map (s, &s->live_map);
+  if (!is_all)
+    call_on_pass (s);
   lock_acquire (&s->lock);
   s->is_retiring = false;
   pthread_cond_broadcast (&s->changed);
@@ -649,18 +713,20 @@ store_retire (struct store *s, bool is_all)
   return r;
 }
 
-/* Until the next pass.  False: it is time to stop. */
+/* Until there is a table to copy, a failure to follow up, or the time has come
+ * for the next pass.  False: it is time to stop.
+ */
 static bool
-wait_for_pass (struct store *s)
+wait_for_work (struct store *s, int64_t next)
 {
-  const int64_t next = now (CLOCK_MONOTONIC) + RETIRE_INTERVAL;
   const struct timespec ts = {
     .tv_sec = next / NSEC_PER_SEC, .tv_nsec = next % NSEC_PER_SEC
   };
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
 
   while (!s->is_stopping
-         && !(atomic_load (&s->has_failed) && !s->is_failure_known)
+         && !(atomic_load (&s->has_failed) ? !s->is_failure_known
+              : atomic_load (&s->is_copy_due))
          && lock_wait_until (&s->lock, &s->changed, &ts))
     ;
   return !s->is_stopping;
@@ -670,12 +736,38 @@ static void *
 retire_now_and_then (void *opaque)
 {
   struct store *s = opaque;
+  int64_t next = now (CLOCK_MONOTONIC) + RETIRE_INTERVAL;
 
-  while (wait_for_pass (s)) {
+  while (wait_for_work (s, next)) {
+    if (now (CLOCK_MONOTONIC) < next && !store_has_failed (s)) {
+      copy_table (s);
+      continue;
+    }
     stamp_long_changes (s);
     store_retire (s, false);
+    next = now (CLOCK_MONOTONIC) + RETIRE_INTERVAL;
   }
   return NULL;
+}
+
+/* What has been mapped so far, and from now on.  Locks do not survive a fork. */
+static void
+lock_maps (struct store *s)
+{
+  const struct store_map *map;
+  size_t i;
+
+  store_claim (s);
+  s->locks_maps = true;
+  s->io->lock_map (s->io, s->file, s->live_map.addr, s->live_map.len);
+  s->io->lock_map (s->io, s->file, s->intent_map.addr, s->intent_map.len);
+  lock_acquire (&s->lock);
+  for (i = 0; i < s->arrays.len; i++) {
+    map = &s->arrays.ptr[i]->map;
+    s->io->lock_map (s->io, s->file, map->addr, map->len);
+  }
+  lock_release (&s->lock);
+  store_unclaim (s);
 }
 
 int
@@ -685,6 +777,7 @@ store_start (struct store *s)
 
   if (s->has_thread)
     return 0;
+  lock_maps (s);
   s->is_stopping = false;
   r = pthread_create (&s->thread, NULL, retire_now_and_then, s);
 
@@ -821,7 +914,7 @@ sum_at (struct store *s, uint64_t off)
 
   for (i = 0; i < s->arrays.len; i++)
     if (s->arrays.ptr[i]->map.off == off)
-      return store_sum (s->arrays.ptr[i]->map.addr, s->arrays.ptr[i]->map.len);
+      return store_array_sum (s->arrays.ptr[i]);
   return 0;
 }
 
@@ -834,11 +927,7 @@ seal (struct store *s, const struct store_identity *identity)
 
   r = intent_retire (s->intent, true);
   if (r == 0)
-    r = intents_sync_arrays (s);
-  if (r == 0)
-    r = sync_map (s, &s->intent_map);
-  if (r == 0)
-    r = sync_map (s, &s->live_map);
+    r = s->io->sync (s->io, s->file);
   if (r < 0)
     return r;
   for (i = 0; i < s->header.nr_bitmaps; i++) {

@@ -93,7 +93,8 @@ const char *store_loss (const struct store *s);
 const char *store_path (const struct store *s);
 
 /* Start the thread that retires regions now and then (after any fork), stop it.
- * Without it that is done only when there is no room, or by store_retire.
+ * Without it that is done only when there is no room, or by store_retire.  From
+ * the start on the maps are locked in memory.
  */
 int store_start (struct store *s);
 void store_stop (struct store *s);
@@ -113,8 +114,15 @@ int store_array_new (struct store *s, uint64_t nr_bits,
 void store_array_free (struct store_array *a);
 void *store_array_words (const struct store_array *a);
 int store_array_sync (struct store_array *a);
+/* The first part from byte pos on, of whole pages, that may have bits set, in
+ * bytes; false = there is none.  A file system that cannot tell makes it the
+ * rest.
+ */
+bool store_array_next_data (const struct store_array *a, uint64_t pos,
+                            struct range *ret);
 
-/* Make the table what entries say, at once and durably.  Arrays and strings
+/* Make the table what entries say, at once and durably; the thread, or
+ * store_retire, makes a second copy of it.  Arrays and strings
  * are borrowed; the arrays' bits that nobody is just setting are on disk
  * already.  Between store_claim and store_unclaim, which make one thread at a
  * time.  On failure the store has failed.
@@ -147,6 +155,10 @@ void store_fail (struct store *s, const char *what, int error);
 void store_on_failure (struct store *s, void (*function) (void *opaque),
                        void *opaque);
 
+/* Called with each pass of store_retire that is not for all, without locks. */
+void store_on_pass (struct store *s, void (*function) (void *opaque),
+                    void *opaque);
+
 /*---- The write path ----*/
 
 /* A change of the disk begins, and has been made (or has failed); by the same
@@ -160,8 +172,8 @@ void store_change_end (struct store *s);
 /* Which regions may have bits that the disk does not have: intent_mark. */
 struct intent *store_intent (struct store *s);
 
-/* One pass of the background work: write back arrays, retire idle regions, or
- * all with is_all.  -errno if the store has failed.
+/* One pass of the background work: copy the table, write back arrays, retire
+ * idle regions, or all with is_all.  -errno if the store has failed.
  */
 int store_retire (struct store *s, bool is_all);
 

@@ -201,7 +201,7 @@ check_array (struct view *v, const struct store_record *record)
   if (r < 0)
     damaged (v, "the bits of bitmap '%s' cannot be read: %s", record->name,
              strerror (-r));
-  else if (store_sum (bits, len) != record->bits.sum)
+  else if (store_sum_add (0, bits, 0, len) != record->bits.sum)
     damaged (v, "the checksum of the bits of bitmap '%s' is wrong",
              record->name);
 }

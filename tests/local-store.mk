@@ -5,3 +5,16 @@ UNIT_TESTS += unit/test-store
 unit_test_store_SOURCES = unit/test-store.c unit/unit.h
 UNIT_TESTS += unit/test-intent
 unit_test_intent_SOURCES = unit/test-intent.c unit/unit.h
+# The address sanitizer makes mlock do nothing; an instrumented plugin does not
+# go into a stock nbdkit.
+EXTRA_DIST += test-store-locked.sh
+if !SANITIZERS
+SCRIPT_TESTS += test-store-locked.sh
+endif
+SCRIPT_TESTS += test-store-fails.sh test-store-power.sh
+# Preloaded by test-store-fails.sh.
+check_LTLIBRARIES += fail-store.la
+fail_store_la_SOURCES = fail-store.c
+fail_store_la_CFLAGS = $(AM_CFLAGS) -fno-sanitize=all
+fail_store_la_LDFLAGS = -module -avoid-version -rpath $(abs_builddir)
+fail_store_la_LIBADD =

@@ -273,6 +273,22 @@ io_sync (const struct store_io *io, void *file)
   return r;
 }
 
+/* Pages that are zero are holes. */
+static int
+io_next_data (const struct store_io *io, void *file, uint64_t off,
+              uint64_t end, struct range *ret)
+{
+  const char *cache = sim_cache (file);
+  uint64_t stop;
+
+  while (off < end && is_zero_buffer (cache + off, 4096))
+    off += 4096;
+  for (stop = off; stop < end && !is_zero_buffer (cache + stop, 4096); )
+    stop += 4096;
+  *ret = (struct range) { off, stop - off };
+  return 0;
+}
+
 static int
 io_map (const struct store_io *io, void *file, uint64_t off, size_t len,
         void **ret)
@@ -286,6 +302,11 @@ io_map (const struct store_io *io, void *file, uint64_t off, size_t len,
   sim_mapped (file, off, len, true);
   *ret = (char *) sim_cache (file) + off;
   return 0;
+}
+
+static void
+io_lock_map (const struct store_io *io, void *file, void *addr, size_t len)
+{
 }
 
 static int
@@ -348,7 +369,9 @@ sim_io_init (struct sim_io *s, struct sim *sim, uint8_t boot_id)
     .pwrite = io_pwrite,
     .allocate = io_allocate,
     .sync = io_sync,
+    .next_data = io_next_data,
     .map = io_map,
+    .lock_map = io_lock_map,
     .sync_map = io_sync_map,
     .unmap = io_unmap,
     .rename = io_rename,

@@ -231,6 +231,51 @@ test_model (void **state)
   run_against_model (UINT64_C (512) * 300000 - 511, 512, 20);
 }
 
+/* Over words that have bits: as if these had been set, once their parts have
+ * been summarized; parts without any need not be.
+ */
+static void
+summarize_against_model (uint64_t nr, unsigned nr_runs)
+{
+  const uint64_t nr_words = round_up (div_round_up (nr, 64), 512);
+  uint64_t *words = calloc (nr_words, sizeof *words);
+  struct model m;
+  struct bitmap *b;
+  uint64_t first, i, w;
+
+  assert_non_null (words);
+  model_init (&m, nr * 512 - 511, 512);
+  while (nr_runs-- > 0) {
+    first = (uint64_t) random () % nr;
+    model_set (&m, first * 512, MIN (nr - first, (uint64_t) random () % 200
+                                     + 1) * 512);
+  }
+  for (i = 0; i < nr; i++)
+    if (m.dirty[i])
+      words[i / 64] |= UINT64_C (1) << (i % 64);
+  assert_int_equal (bitmap_new_at (m.size, 512, words, &b), 0);
+  assert_int_equal (bitmap_count (b), 0);
+  for (w = 0; w < nr_words; w += 512)
+    if (!is_zero_buffer (words + w, 4096))
+      bitmap_summarize (b, w, 512);
+  check (b, &m);
+  bitmap_free (b);
+  free (words);
+  free (m.dirty);
+}
+
+static void
+test_summarize (void **state)
+{
+  srandom (2);
+  summarize_against_model (1, 1);
+  summarize_against_model (64 * 64, 3);
+  summarize_against_model (64 * 64 + 1, 3);
+  summarize_against_model (600000, 0);
+  summarize_against_model (600000, 1);
+  summarize_against_model (600000, 40);
+}
+
 static void
 test_merge (void **state)
 {
@@ -471,6 +516,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_model),
+    cmocka_unit_test (test_summarize),
     cmocka_unit_test (test_merge),
     cmocka_unit_test (test_copy),
     cmocka_unit_test (test_largest),

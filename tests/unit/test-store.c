@@ -8,10 +8,12 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "disk.h"
@@ -243,6 +245,26 @@ check_superset (struct disk *d)
   dirty_unref (bm);
 }
 
+/* Bitmap b is of that size, can be used, and has lost nothing. */
+static void
+check_consistent (struct disk *d, uint64_t size)
+{
+  struct dirty_bitmap *bm = dirty_find (disk_dirty (d), "b");
+  struct dirty_info info;
+
+  assert_non_null (bm);
+  assert_int_equal (dirty_get_info (bm, &info), 0);
+  assert_string_equal (info.reason, "");
+  assert_int_equal (info.state, DIRTY_RECORDING);
+  free (info.name);
+  assert_int_equal (disk_size (d), size);
+  gate_close (disk_gate (d));
+  assert_int_equal (bitmap_size (dirty_bits (bm)), size);
+  gate_open (disk_gate (d));
+  dirty_unref (bm);
+  check_superset (d);
+}
+
 static void
 test_faults (void **state)
 {
@@ -359,6 +381,92 @@ test_sizes (void **state)
   assert_int_equal (disk_close (d), 0);
 }
 
+/* The disk's own file cannot be resized: bitmaps and store say what they said,
+ * also to whoever opens it after a kill.
+ */
+static void
+test_resize_fails (void **state)
+{
+  const struct disk_options o = options ();
+  const struct rlimit limited = { UINT64_C (1) << 30, RLIM_INFINITY };
+  const struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+  struct error err = ERROR_INIT;
+  struct disk *d;
+
+  make_raw ();
+  memset (truth, 0, sizeof truth);
+  signal (SIGXFSZ, SIG_IGN);
+  assert_int_equal (disk_open (&o, &d, &err), 0);
+  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
+                                     &err), 0);
+  guest_write (d, 5);
+  assert_int_equal (setrlimit (RLIMIT_FSIZE, &limited), 0);
+  assert_int_equal (disk_resize (d, UINT64_C (1) << 40, &err), -EFBIG);
+  assert_int_equal (setrlimit (RLIMIT_FSIZE, &unlimited), 0);
+  assert_non_null (strstr (err.msg, "cannot resize to 1099511627776"));
+  assert_int_equal (disk_size (d), SIZE);
+  guest_write (d, 63);
+  check_consistent (d, SIZE);
+  disk_abandon (d);
+  assert_int_equal (disk_open (&o, &d, &err), 0);
+  check_consistent (d, SIZE);
+  /* And then it can. */
+  assert_int_equal (disk_resize (d, 2 * SIZE, &err), 0);
+  check_consistent (d, 2 * SIZE);
+  assert_int_equal (disk_close (d), 0);
+}
+
+/*---- Queries ----*/
+
+static void *
+query_often (void *opaque)
+{
+  struct store_info info;
+  uint64_t generation = 0;
+
+  while (!atomic_load (&is_done)) {
+    store_get_info (opaque, &info);
+    assert_true (info.generation >= generation);
+    generation = info.generation;
+    assert_int_equal (info.region_size, 2 * GRANULE);
+    assert_true (info.over_estimate <= SIZE);
+    store_retire (opaque, false);
+  }
+  return NULL;
+}
+
+/* What a store is asked for while its table changes. */
+static void
+test_queries (void **state)
+{
+  const struct disk_options o = options ();
+  struct error err = ERROR_INIT;
+  pthread_t threads[2];
+  struct disk *d;
+  unsigned i;
+
+  make_raw ();
+  memset (truth, 0, sizeof truth);
+  assert_int_equal (disk_open (&o, &d, &err), 0);
+  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
+                                     &err), 0);
+  atomic_store (&is_done, false);
+  for (i = 0; i < 2; i++)
+    pthread_create (&threads[i], NULL, query_often, disk_store (d));
+  for (i = 0; i < 20; i++) {
+    back_up (d, i % 2);
+    assert_int_equal (disk_bitmap_add (d, "c", GRANULE, DIRTY_IS_PERSISTENT,
+                                       &err), 0);
+    assert_int_equal (disk_resize (d, i % 2 ? SIZE : SIZE + 512, &err), 0);
+    assert_int_equal (disk_bitmap_remove (d, "c", &err), 0);
+  }
+  atomic_store (&is_done, true);
+  for (i = 0; i < 2; i++)
+    pthread_join (threads[i], NULL);
+  check_consistent (d, SIZE);
+  assert_int_equal (disk_close (d), 0);
+}
+
 int
 main (void)
 {
@@ -366,6 +474,8 @@ main (void)
     cmocka_unit_test (test_faults),
     cmocka_unit_test (test_writers),
     cmocka_unit_test (test_sizes),
+    cmocka_unit_test (test_resize_fails),
+    cmocka_unit_test (test_queries),
   };
 
   return cmocka_run_group_tests (tests, setup, teardown);

@@ -1,0 +1,88 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# A store that cannot be written while the server runs: the guest does not
+# notice, the bitmaps are inconsistent at once, an event and query-block say so,
+# and once the store can be written again that is recorded in it for whoever
+# comes after.
+. "${srcdir:-.}/control-test.sh"
+shim=$top_builddir/tests/.libs/fail-store.so
+preload=$shim
+case $sanitizers in
+    *address*) preload="$(${CC:-gcc} -print-file-name=libasan.so) $shim" ;;
+    *thread*) preload="$(${CC:-gcc} -print-file-name=libtsan.so) $shim" ;;
+esac
+timeout 120 python3 - "$tmp" "$preload" <<'END'
+import os
+import signal
+import struct
+import sys
+import time
+from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal, fail
+
+tmp, preload = sys.argv[1:]
+RAW, DEAD = tmp + "/vda.raw", tmp + "/dead"
+STORE = RAW + ".tidemark"
+DISK = ["--disk", "vda,file=" + RAW, "--bitmap", "vda/b"]
+SLOTS = (0, 128 * 1024)
+
+
+def store_of(q):
+    return q.execute("query-block")[0]["inserted"]["store"]
+
+
+def is_failed():
+    """Does either slot say so?"""
+    with open(STORE, "rb") as f:
+        for off in SLOTS:
+            f.seek(off + 28)
+            if struct.unpack("<I", f.read(4))[0] & 2:
+                return True
+    return False
+
+
+with open(RAW, "wb") as f:
+    f.truncate(256 << 20)
+with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
+                                "FAIL_WHILE": DEAD}) as d, d.qmp() as q:
+    d.write("vda", 0, 4096)
+    store = store_of(q)
+    check_equal(store["filename"], STORE, "filename")
+    check_equal(store["region-size"], 4 << 20, "region-size")
+    check_equal(store["failed"], False, "failed")
+    check_equal(store["max-over-estimate"],
+                store["active-regions"] * store["region-size"], "over-estimate")
+    check("reason" not in store, "a reason for nothing")
+
+    open(DEAD, "w").close()
+    # A region that is not active.
+    d.write("vda", 200 << 20, 4096)
+    event = q.wait_event("BITMAP_INCONSISTENT")["data"]
+    check_equal((event["node"], event["bitmap"]), ("vda", "b"), "event")
+    check("could not be written: Input/output error" in event["reason"],
+          "reason: %r" % event["reason"])
+    bitmap = d.bitmaps(q)["b"]
+    check_equal(bitmap["status"], "inconsistent", "status")
+    check(event["reason"] in bitmap["reason"], "another reason")
+    store = store_of(q)
+    check_equal((store["failed"], store["reason"]), (True, event["reason"]),
+                "store")
+    check(not is_failed(), "it cannot have been recorded yet")
+    d.write("vda", 100 << 20, 4096)
+
+    os.unlink(DEAD)
+    end = time.monotonic() + TIMEOUT
+    while not is_failed():
+        if time.monotonic() > end:
+            fail("the failure is not recorded")
+        time.sleep(0.05)
+    d.stop(signal.SIGKILL)
+
+with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
+    bitmap = d.bitmaps(q)["b"]
+    check_equal(bitmap["status"], "inconsistent", "status of the next")
+    check("the store failed" in bitmap["reason"], bitmap["reason"])
+    check_equal(store_of(q)["failed"], False, "the next one")
+    s = q.execute("backup-begin", {"bitmap": "b"})["disks"][0]
+    check_equal(s["mode"], "full", "mode")
+    check("the store failed" in s["why"], s["why"])
+END
