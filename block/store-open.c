@@ -320,3 +320,15 @@ store_open (const struct store_options *options, struct store **ret,
   *ret = s;
   return 0;
 }
+
+const char *
+store_loss (const struct store *s)
+{
+  return s->loss;
+}
+
+const char *
+store_path (const struct store *s)
+{
+  return s->path;
+}

@@ -19,7 +19,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -407,15 +406,15 @@ copy_table (struct store *s)
 
 /*---- Failure ----*/
 
-/* One slot is enough: it has the newer generation.  What must not happen is that
- * the slot that holds is torn while the other has an older table.
+/* One slot is enough: it has the newer generation.  What must not happen is
+ * that the slot that holds is torn while the other has an older table.
  */
 static bool
 mark_or_remove (struct store *s)
 {
   const uint64_t older = s->older_slot;
   size_t len;
-  int a, b = -EIO;
+  int a, b = -1;
 
   s->header.flags |= STORE_IS_FAILED;
   memcpy (s->header.reason, s->failure, sizeof s->header.reason);
@@ -750,7 +749,7 @@ retire_now_and_then (void *opaque)
   return NULL;
 }
 
-/* What has been mapped so far, and from now on.  Locks do not survive a fork. */
+/* Now and from now on.  Locks do not survive a fork. */
 static void
 lock_maps (struct store *s)
 {
@@ -980,18 +979,6 @@ store_forget_entries (struct store *s)
   free (s->entries);
   s->entries = NULL;
   s->nr_entries = 0;
-}
-
-const char *
-store_loss (const struct store *s)
-{
-  return s->loss;
-}
-
-const char *
-store_path (const struct store *s)
-{
-  return s->path;
 }
 
 void

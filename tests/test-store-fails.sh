@@ -5,7 +5,7 @@
 # and once the store can be written again that is recorded in it for whoever
 # comes after.
 . "${srcdir:-.}/control-test.sh"
-shim=$top_builddir/tests/.libs/fail-store.so
+shim=$top_builddir/tests/fail-store.so
 preload=$shim
 case $sanitizers in
     *address*) preload="$(${CC:-gcc} -print-file-name=libasan.so) $shim" ;;
