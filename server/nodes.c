@@ -254,8 +254,10 @@ nodes_insert (struct nodes *n, struct node_vector *made,
   size_t i;
   int r = check_names (n, made, err);
 
+  lock_acquire (&n->lock);
   if (r == 0 && node_vector_reserve (&n->list, made->len) < 0)
     r = error_set_errno (err, ENOMEM, "node '%s'", top->name);
+  lock_release (&n->lock);
   if (r < 0) {
     node_open_undo (made);
     return r;
@@ -267,8 +269,10 @@ nodes_insert (struct nodes *n, struct node_vector *made,
     node_open_undo (made);
     return r;
   }
+  lock_acquire (&n->lock);
   for (i = 0; i < made->len; i++)
     node_vector_append (&n->list, made->ptr[i]);
+  lock_release (&n->lock);
   node_vector_reset (made);
   return 0;
 }
@@ -314,8 +318,13 @@ delete_stack (struct nodes *n, struct node *top)
     log_error ("node '%s': cannot write back: %s", top->name, strerror (-r));
   for (i = n->list.len; i-- > 0;)
     if (n->list.ptr[i]->is_doomed) {
-      node_free (n->list.ptr[i]);
+      struct node *node = n->list.ptr[i];
+
+      /* nodes_release, from outside of commands, goes through the list. */
+      lock_acquire (&n->lock);
       node_vector_remove (&n->list, i);
+      lock_release (&n->lock);
+      node_free (node);
     }
   return r;
 }

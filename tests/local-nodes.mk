@@ -8,5 +8,6 @@ SCRIPT_TESTS += \
 	interop-qemu-qmp-errors.sh \
 	test-nodes-blkdebug.sh \
 	test-nodes-client.sh \
+	test-nodes-concurrent.sh \
 	test-nodes-drivers.sh \
 	test-nodes-thin.sh
