@@ -166,12 +166,13 @@ print("client-resume.py %s: seed %d" % (kind, seed))
 with open(disk, "wb") as f:
     f.write(rng.randbytes(SIZE))
 d, ctl, data = start_server()
-backup(1, SIZE)
-# The rest of what was written meanwhile, and more: random granules.
-write_granules(rng.sample(range(SIZE >> 16), (SIZE >> 16) * 3 // 4))
-with d.qmp() as q:
-    dirty = sum(b["count"] for b in d.bitmaps(q).values())
-check(dirty > SIZE // 2, "dirty")
-backup(2, dirty)
-subprocess.run([tidemark, "verify", "--quiet", repo], check=True)
-d.stop()
+with d:
+    backup(1, SIZE)
+    # The rest of what was written meanwhile, and more: random granules.
+    write_granules(rng.sample(range(SIZE >> 16), (SIZE >> 16) * 3 // 4))
+    with d.qmp() as q:
+        dirty = sum(b["count"] for b in d.bitmaps(q).values())
+    check(dirty > SIZE // 2, "dirty")
+    backup(2, dirty)
+    subprocess.run([tidemark, "verify", "--quiet", repo], check=True)
+    check_equal(d.stop(), 0, "status of the server")
