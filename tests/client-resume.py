@@ -18,7 +18,7 @@ from relay import Relay
 from tidemarkd_util import Tidemarkd, check, check_equal, fail
 
 M = 1 << 20
-SIZE = int(os.environ.get("RESUME_SIZE", 64)) * M
+SIZE = int(os.environ.get("RESUME_SIZE", 128)) * M
 RATE = int(os.environ.get("RESUME_RATE", 24)) * M
 LIMIT = 0.02
 

@@ -10,7 +10,7 @@ cuts=25
 if [ "$sanitizers" != no ]; then
     # Slow, and so are the saves.
     cuts=3
-    export RESUME_RATE=6
+    export RESUME_SIZE=64 RESUME_RATE=6
 fi
 for kind in drop kill; do
     mkdir "$tmp/$kind"
