@@ -17,7 +17,6 @@
 #include "config.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -29,24 +28,6 @@
 #include "nbd-errno.h"
 #include "range.h"
 
-static ssize_t
-plain_recvmsg (int fd, struct msghdr *msg, int flags)
-{
-  return recvmsg (fd, msg, flags);
-}
-
-static ssize_t
-plain_sendmsg (int fd, const struct msghdr *msg, int flags)
-{
-  return sendmsg (fd, msg, flags);
-}
-
-static const struct socket_ops plain_ops = {
-  .recvmsg = plain_recvmsg,
-  .sendmsg = plain_sendmsg,
-};
-const struct socket_ops *socket_ops = &plain_ops;
-
 /* The receiving thread sends after this many bytes of replies of its own, or
  * this many replies without payload, even if more requests are at hand.
  */
@@ -55,77 +36,6 @@ const struct socket_ops *socket_ops = &plain_ops;
 
 /* What a block status request may take for its reply. */
 #define STATUS_COST (REQUEST_MAX_EXTENTS * UINT64_C (16))
-
-/* Handshake: exact reads and writes until the deadline. */
-
-static int
-wait_until_deadline (struct conn *c, short events)
-{
-  struct pollfd pfd = { .fd = c->fd, .events = events };
-  struct timespec now;
-  int64_t ms;
-  int r;
-
-  do {
-    clock_gettime (CLOCK_MONOTONIC, &now);
-    ms = (int64_t) (c->deadline.tv_sec - now.tv_sec) * 1000
-      + (c->deadline.tv_nsec - now.tv_nsec) / 1000000;
-    if (ms <= 0)
-      return -ETIMEDOUT;
-    r = poll (&pfd, 1, ms);
-  } while (r == 0 || (r < 0 && errno == EINTR));
-  return r < 0 ? -errno : 0;
-}
-
-int
-conn_recv_all (struct conn *c, void *buf, size_t len)
-{
-  struct iovec v = { .iov_base = buf, .iov_len = len };
-  struct msghdr msg = { .msg_iov = &v, .msg_iovlen = 1 };
-  ssize_t n;
-  int r;
-
-  while (v.iov_len > 0) {
-    r = wait_until_deadline (c, POLLIN);
-    if (r < 0)
-      return r;
-    n = socket_ops->recvmsg (c->fd, &msg, MSG_DONTWAIT);
-    if (n == 0)
-      return -ECONNRESET;
-    if (n < 0 && errno != EAGAIN && errno != EINTR)
-      return -errno;
-    if (n > 0) {
-      v.iov_base = (uint8_t *) v.iov_base + n;
-      v.iov_len -= n;
-    }
-  }
-  return 0;
-}
-
-int
-conn_send_all (struct conn *c, const void *buf, size_t len)
-{
-  struct iovec v = { .iov_base = (void *) buf, .iov_len = len };
-  struct msghdr msg = { .msg_iov = &v, .msg_iovlen = 1 };
-  ssize_t n;
-  int r;
-
-  while (v.iov_len > 0) {
-    n = socket_ops->sendmsg (c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n < 0 && errno == EAGAIN) {
-      r = wait_until_deadline (c, POLLOUT);
-      if (r < 0)
-        return r;
-    }
-    else if (n < 0 && errno != EINTR)
-      return -errno;
-    if (n > 0) {
-      v.iov_base = (uint8_t *) v.iov_base + n;
-      v.iov_len -= n;
-    }
-  }
-  return 0;
-}
 
 /* Slots. */
 
@@ -350,7 +260,7 @@ receive (struct conn *c, struct iovec *v, size_t nr, size_t *ret)
 
   flush_own (c);
   for (;;) {
-    n = socket_ops->recvmsg (c->fd, &msg, 0);
+    n = conn_recvmsg (c, &msg, 0);
     if (n < 0 && errno == EAGAIN) {
       free_kept_buffers (c);
       set_receive_timeout (c, 0);

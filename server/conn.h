@@ -169,6 +169,10 @@ void conn_stop (struct conn *c, bool is_now);
 /* Wait for its thread and free it. */
 void conn_join (struct conn *c);
 
+/* Receive into msg, send it: as the calls of a socket. */
+ssize_t conn_recvmsg (struct conn *c, struct msghdr *msg, int flags);
+ssize_t conn_sendmsg (struct conn *c, const struct msghdr *msg, int flags);
+
 /* Exactly len bytes, until the handshake's deadline.  0 or -errno;
  * -ECONNRESET if the client is gone.
  */

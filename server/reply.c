@@ -389,7 +389,7 @@ send_queued (struct conn *c, int flags)
     }
     msg.msg_iov = &c->iov[c->iov_pos];
     msg.msg_iovlen = c->nr_iov - c->iov_pos;
-    n = socket_ops->sendmsg (c->fd, &msg, flags | MSG_NOSIGNAL);
+    n = conn_sendmsg (c, &msg, flags);
     if (n >= 0)
       advance (c, n);
     else if (errno == EAGAIN && (flags & MSG_DONTWAIT))
