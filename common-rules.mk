@@ -8,7 +8,7 @@ AM_LDFLAGS = -pthread $(SANITIZER_CFLAGS)
 ARFLAGS = cr
 
 # What the programs of other folders link with, each with all that it needs.
-COMMON_LIBS = $(top_builddir)/common/libcommon.a
+COMMON_LIBS = $(top_builddir)/common/libcommon.a $(GNUTLS_LIBS)
 BLOCK_LIBS = $(top_builddir)/block/libblock.a $(COMMON_LIBS) $(LIBNBD_LIBS) \
 	$(ZLIB_LIBS) $(ZSTD_LIBS)
 SERVER_LIBS = $(top_builddir)/server/libserver.a $(BLOCK_LIBS) \

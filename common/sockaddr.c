@@ -519,3 +519,33 @@ sock_activation_fds (struct error *err)
   unsetenv ("LISTEN_FDNAMES");
   return (int) nr;
 }
+
+bool
+sock_is_unix (int fd)
+{
+  int domain = 0;
+  socklen_t len = sizeof domain;
+
+  return getsockopt (fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0
+    && domain == AF_UNIX;
+}
+
+char *
+sock_peer_format (int fd, char *buf, size_t size)
+{
+  struct sockaddr_storage ss;
+  socklen_t len = sizeof ss;
+  char host[INET6_ADDRSTRLEN + 20], port[8];
+
+  if (getpeername (fd, (struct sockaddr *) &ss, &len) < 0)
+    snprintf (buf, size, "a client that is gone");
+  else if (ss.ss_family == AF_UNIX)
+    snprintf (buf, size, "a local client");
+  else if (getnameinfo ((struct sockaddr *) &ss, len, host, sizeof host, port,
+                        sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    snprintf (buf, size, "an unknown client");
+  else
+    snprintf (buf, size, ss.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host,
+              port);
+  return buf;
+}

@@ -52,4 +52,12 @@ int sock_address_connect (const struct sock_address *addr,
  */
 int sock_activation_fds (struct error *err);
 
+/* Is the socket a Unix one?  False for anything doubtful. */
+bool sock_is_unix (int fd);
+
+#define SOCK_PEER_MAX 64
+
+/* The address of the socket's peer, for messages; returns buf. */
+char *sock_peer_format (int fd, char *buf, size_t size);
+
 #endif /* TIDEMARK_SOCKADDR_H */

@@ -175,9 +175,12 @@ tidemark_config (const char *key, const char *value)
     r = set_scratch_dir (value, &err);
   else if (strcmp (key, "scratch-limit") == 0)
     r = set_scratch_limit (value, &err);
+  else if (strcmp (key, "tls") == 0 || strncmp (key, "tls-", 4) == 0)
+    r = service_set_tls (service, key, value, &err);
   else
     r = error_set (&err, EINVAL, "unknown parameter \"%s\" (disk, file, "
-                   "bitmap, control, backup, scratch-dir or scratch-limit)",
+                   "bitmap, control, backup, scratch-dir, scratch-limit, tls, "
+                   "tls-allow, tls-certificates, tls-psk or tls-verify-peer)",
                    key);
   return r < 0 ? config_failed (&err) : 0;
 }
@@ -185,8 +188,10 @@ tidemark_config (const char *key, const char *value)
 static int
 tidemark_config_complete (void)
 {
+  struct error err = ERROR_INIT;
+
   if (service_nr_disks (service) > 0)
-    return 0;
+    return service_complete (service, &err) < 0 ? config_failed (&err) : 0;
   nbdkit_error ("no disk given: \"nbdkit tidemark FILE\" or "
                 "\"nbdkit tidemark disk=NAME,file=FILE\"");
   return -1;
@@ -203,11 +208,15 @@ tidemark_config_complete (void)
   "break-guest-write\n" \
   "bitmap=DISK/NAME[,granularity=SIZE][,disabled=on]\n" \
   "                           Record changes of DISK in dirty bitmap NAME.\n" \
-  "control=ADDRESS            Control socket (QMP), unix:PATH.\n" \
+  "control=ADDRESS            Control socket (QMP), unix:PATH or, with TLS,\n" \
+  "                           HOST:PORT.\n" \
   "backup=ADDRESS             NBD listener for backup clients, unix:PATH or\n" \
   "                           HOST:PORT.\n" \
   "scratch-dir=DIR            Where old data goes during backups.\n" \
-  "scratch-limit=SIZE         How much of it, per backup of a disk."
+  "scratch-limit=SIZE         How much of it, per backup of a disk.\n" \
+  "tls=off|on|require, tls-certificates=DIR, tls-psk=FILE,\n" \
+  "tls-verify-peer=on|off, tls-allow=ROLE[/DISK]:NAME\n" \
+  "                           TLS of control and backup addresses over TCP."
 
 static int
 tidemark_get_ready (void)

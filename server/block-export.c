@@ -195,7 +195,8 @@ publish (struct block_exports *be, const struct block_export *e,
   struct export_bitmap *bitmaps = calloc (o->nr_bitmaps + 1, sizeof *bitmaps);
   struct export_options options = {
     .name = o->name, .description = o->description,
-    .blk = disk_blk (o->disk), .is_read_only = !o->is_writable,
+    .blk = disk_blk (o->disk), .disk_name = disk_name (o->disk),
+    .is_read_only = !o->is_writable,
     .bitmaps = bitmaps, .nr_bitmaps = o->nr_bitmaps,
   };
   size_t i;
@@ -364,6 +365,7 @@ new_server (struct block_exports *be, const struct sock_address *addr,
   const struct nbd_server_options options = {
     .exports = service_exports (be->service, SERVICE_LIVE),
     .max_connections = max_connections,
+    .tls = service_tls (be->service), .role = TLS_ROLE_GUEST,
   };
   int fds[SOCK_ADDRESS_MAX_FDS], nr, i, r;
   struct nbd_server *server = NULL;

@@ -11,6 +11,8 @@
 #include <poll.h>
 
 #include "conn.h"
+#include "log.h"
+#include "sockaddr.h"
 
 static ssize_t
 plain_recvmsg (int fd, struct msghdr *msg, int flags)
@@ -33,12 +35,17 @@ const struct socket_ops *socket_ops = &plain_ops;
 ssize_t
 conn_recvmsg (struct conn *c, struct msghdr *msg, int flags)
 {
+  if (c->tls)
+    return tls_recv (c->tls, msg->msg_iov[0].iov_base, msg->msg_iov[0].iov_len,
+                     flags);
   return socket_ops->recvmsg (c->fd, msg, flags);
 }
 
 ssize_t
 conn_sendmsg (struct conn *c, const struct msghdr *msg, int flags)
 {
+  if (c->tls)
+    return tls_sendv (c->tls, msg->msg_iov, msg->msg_iovlen, flags);
   return socket_ops->sendmsg (c->fd, msg, flags | MSG_NOSIGNAL);
 }
 
@@ -72,9 +79,11 @@ conn_recv_all (struct conn *c, void *buf, size_t len)
   int r;
 
   while (v.iov_len > 0) {
-    r = wait_until_deadline (c, POLLIN);
-    if (r < 0)
-      return r;
+    if (c->tls == NULL || !tls_has_pending (c->tls)) {
+      r = wait_until_deadline (c, POLLIN);
+      if (r < 0)
+        return r;
+    }
     n = conn_recvmsg (c, &msg, MSG_DONTWAIT);
     if (n == 0)
       return -ECONNRESET;
@@ -111,4 +120,53 @@ conn_send_all (struct conn *c, const void *buf, size_t len)
     }
   }
   return 0;
+}
+
+static int
+tls_failed (struct conn *c, const struct error *err)
+{
+  char peer[SOCK_PEER_MAX];
+
+  /* Who goes away is no news. */
+  log_message (err->errnum == ECONNRESET ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING,
+               "nbd: %s: %s", sock_peer_format (c->fd, peer, sizeof peer),
+               err->msg);
+  return -ECONNRESET;
+}
+
+int
+conn_start_tls (struct conn *c)
+{
+  struct tls_creds *creds = server_tls_creds (c->env.tls);
+  struct error err = ERROR_INIT;
+  struct tls *tls;
+  short events;
+  int r = tls_new (creds, c->fd, NULL, &tls, &err);
+
+  if (r < 0)
+    return tls_failed (c, &err);
+  while ((r = tls_handshake (tls, &events, &err)) == -EAGAIN) {
+    r = wait_until_deadline (c, events);
+    if (r < 0) {
+      error_set (&err, -r, "TLS: the handshake was not finished in time");
+      break;
+    }
+  }
+  if (r < 0) {
+    tls_free (tls);
+    return tls_failed (c, &err);
+  }
+  c->tls = tls;
+  if (server_tls_allows (c->env.tls, tls, c->is_local, c->env.role, NULL))
+    return 0;
+  error_set (&err, EACCES, "TLS: '%.150s' is not on the list of those who may "
+             "connect here (tls-allow)", tls_peer (tls));
+  return tls_failed (c, &err);
+}
+
+bool
+conn_needs_tls (const struct conn *c)
+{
+  return c->env.tls && !c->tls && !c->is_local &&
+    server_tls_mode (c->env.tls) == TLS_REQUIRE;
 }

@@ -27,6 +27,7 @@
 #include "log.h"
 #include "nbd-errno.h"
 #include "range.h"
+#include "sockaddr.h"
 
 /* The receiving thread sends after this many bytes of replies of its own, or
  * this many replies without payload, even if more requests are at hand.
@@ -270,8 +271,11 @@ receive (struct conn *c, struct iovec *v, size_t nr, size_t *ret)
   }
   if (!c->is_timed)
     set_receive_timeout (c, CONN_IDLE_SECONDS);
-  if (n <= 0 || atomic_load (&c->is_stopping))
+  if (n <= 0 || atomic_load (&c->is_stopping)) {
+    if (c->tls && tls_recv_error (c->tls))
+      log_debug ("nbd: TLS: %s", tls_recv_error (c->tls));
     return false;
+  }
   *ret = n;
   return true;
 }
@@ -613,6 +617,8 @@ conn_thread (void *arg)
   }
   else if (r != -ECONNRESET)
     log_debug ("nbd: connection closed: %s", strerror (-r));
+  if (c->tls && !atomic_load (&c->is_dead))
+    tls_end (c->tls);
   /* The client sees the end now; conn_join closes. */
   shutdown (c->fd, SHUT_RDWR);
   c->env.finished (c->env.opaque, c);
@@ -631,6 +637,7 @@ conn_free (struct conn *c)
   meta_contexts_reset (&c->contexts);
   export_unref (c->meta_export);
   export_unref (c->export);
+  tls_free (c->tls);
   free (c->small[0]);
   free (c->small[1]);
   free (c->rx);
@@ -653,6 +660,7 @@ conn_start (const struct conn_env *env, int fd, struct conn **ret)
   }
   c->env = *env;
   c->fd = fd;
+  c->is_local = sock_is_unix (fd);
   clock_gettime (CLOCK_MONOTONIC, &c->deadline);
   c->deadline.tv_sec += env->handshake_timeout;
   c->replies_tail = &c->replies;

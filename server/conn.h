@@ -21,6 +21,7 @@
 #include "meta-context.h"
 #include "reply.h"
 #include "request.h"
+#include "server-tls.h"
 #include "workers.h"
 
 /* In flight on one connection, from decoding until the reply has gone out:
@@ -89,6 +90,8 @@ struct conn_env {
   struct export_table *exports;
   struct workers *workers;
   unsigned handshake_timeout;   /* seconds */
+  const struct server_tls *tls; /* or NULL */
+  enum tls_role role;           /* of its clients */
   /* The connection's thread is about to end; conn_join may be called. */
   void (*finished) (void *opaque, struct conn *conn);
   void *opaque;
@@ -102,6 +105,8 @@ struct conn {
 
   /* Of the receiving thread during the handshake, then fixed. */
   struct timespec deadline;     /* of the whole handshake */
+  bool is_local;                /* a Unix socket: TLS is no must */
+  struct tls *tls;              /* in use; or NULL */
   bool is_fixed_newstyle;
   bool no_zeroes;
   struct export *export;        /* a reference */
@@ -178,6 +183,10 @@ ssize_t conn_sendmsg (struct conn *c, const struct msghdr *msg, int flags);
  */
 int conn_recv_all (struct conn *c, void *buf, size_t len);
 int conn_send_all (struct conn *c, const void *buf, size_t len);
+/* Everything is encrypted from now on.  0 or -errno (it has been logged). */
+int conn_start_tls (struct conn *c);
+/* Is TLS needed before anything else? */
+bool conn_needs_tls (const struct conn *c);
 
 /* Until transmission begins.  0, or -errno if the connection is to be closed.
  */

@@ -33,6 +33,7 @@ struct export {
   /* Fixed after add. */
   char *name;
   char *description;            /* NULL = none */
+  char *disk_name;              /* NULL = unknown */
   struct blk *blk;
   bool is_read_only;
   struct disk *disk;            /* its bitmaps are offered; or NULL */
@@ -124,6 +125,7 @@ export_unref (struct export *e)
   free_bitmaps (e);
   free (e->bitmap_name);
   free (e->description);
+  free (e->disk_name);
   free (e->name);
   free (e);
 }
@@ -164,9 +166,12 @@ new_export (struct export_table *t, const struct export_options *options)
   e->name = strdup (options->name);
   if (options->description)
     e->description = strdup (options->description);
+  if (options->disk_name)
+    e->disk_name = strdup (options->disk_name);
   if (options->bitmap)
     e->bitmap_name = strdup (options->bitmap_name);
   if (e->name == NULL || (options->description && e->description == NULL)
+      || (options->disk_name && e->disk_name == NULL)
       || (options->bitmap && e->bitmap_name == NULL)
       || copy_bitmaps (e, options) < 0) {
     export_unref (e);
@@ -328,6 +333,12 @@ const char *
 export_description (const struct export *e)
 {
   return e->description;
+}
+
+const char *
+export_disk_name (const struct export *e)
+{
+  return e->disk_name;
 }
 
 bool

@@ -26,6 +26,7 @@ struct export_options {
   const char *name;             /* "" is the default export */
   const char *description;      /* NULL = none */
   struct blk *blk;              /* not owned; valid until export_remove */
+  const char *disk_name;        /* whose content it is; NULL = unknown */
   bool is_read_only;
   /* Its bitmaps: all of a live disk's, whatever they are at the time ... */
   struct disk *disk;            /* or NULL */
@@ -72,6 +73,7 @@ void export_leave (struct export *e);
 
 const char *export_name (const struct export *e);
 const char *export_description (const struct export *e);        /* or NULL */
+const char *export_disk_name (const struct export *e);  /* or NULL */
 bool export_is_read_only (const struct export *e);
 struct blk *export_blk (struct export *e);      /* between enter and leave */
 

@@ -18,7 +18,9 @@
 #include "byteorder.h"
 #include "cleanup.h"
 #include "conn.h"
+#include "log.h"
 #include "range.h"
+#include "sockaddr.h"
 
 /* A client that lists many exports asks for each of them. */
 #define MAX_OPTIONS 1024
@@ -182,6 +184,30 @@ choose (struct conn *c, struct export *e, uint16_t flags, unsigned can)
   c->request_env.can_fast_zero = flags & NBD_FLAG_SEND_FAST_ZERO;
 }
 
+/* May this client know of the export? */
+static bool
+is_allowed (struct conn *c, const struct export *e)
+{
+  return !c->env.tls
+    || server_tls_allows (c->env.tls, c->tls, c->is_local, c->env.role,
+                          export_disk_name (e));
+}
+
+/* As export_find; one that the client may not use is not there. */
+static struct export *
+find_export (struct handshake *h)
+{
+  struct conn *c = h->c;
+  struct export *e = export_find (c->env.exports, h->name);
+
+  if (e == NULL || is_allowed (c, e))
+    return e;
+  log_info ("nbd: export '%s' is not for '%s' (tls-allow)", export_name (e),
+            c->tls ? tls_peer (c->tls) : "");
+  export_unref (e);
+  return NULL;
+}
+
 /* Handlers: 0 goes on, 1 enters transmission, -errno closes. */
 
 static int
@@ -199,7 +225,7 @@ handle_export_name (struct handshake *h)
     return -EPROTO;
   memcpy (h->name, h->data, h->len);
   h->name[h->len] = '\0';
-  e = export_find (c->env.exports, h->name);
+  e = find_export (h);
   if (e == NULL)
     return -ENOENT;
   if (!export_enter (e)) {
@@ -251,15 +277,36 @@ handle_list (struct handshake *h)
   if (r < 0)
     return r;
   for (i = 0; i < nr && r == 0; ++i)
-    r = send_listed (h, exports[i]);
+    if (is_allowed (h->c, exports[i]))
+      r = send_listed (h, exports[i]);
   export_list_free (exports, nr);
   return r < 0 ? r : send_ack (h);
 }
 
+/* Nothing that was said before counts afterwards: somebody else may have said
+ * it.  Nor is anything left that has been received: what a client sends along
+ * with this option is taken for its part of TLS's handshake, and fails.
+ */
 static int
 handle_starttls (struct handshake *h)
 {
-  return send_error (h, NBD_REP_ERR_UNSUP, "this server has no TLS");
+  struct conn *c = h->c;
+  int r;
+
+  if (h->len > 0)
+    return send_malformed (h);
+  if (c->tls)
+    return send_error (h, NBD_REP_ERR_INVALID, "TLS is in use already");
+  if (c->env.tls == NULL || server_tls_mode (c->env.tls) == TLS_OFF)
+    return send_error (h, NBD_REP_ERR_UNSUP, "this server has no TLS");
+  r = send_ack (h);
+  if (r < 0)
+    return r;
+  meta_contexts_reset (&c->contexts);
+  export_unref (c->meta_export);
+  c->meta_export = NULL;
+  c->request_env = (struct request_env) { .is_structured = false };
+  return conn_start_tls (c);
 }
 
 static int
@@ -346,7 +393,7 @@ handle_info (struct handshake *h)
 
   if (!parse_info (h, wanted))
     return send_malformed (h);
-  e = export_find (c->env.exports, h->name);
+  e = find_export (h);
   if (e == NULL)
     return send_unknown_export (h);
   if (!export_enter (e)) {
@@ -472,7 +519,7 @@ handle_list_meta (struct handshake *h)
 
   if (!get_export_name (h))
     return send_malformed (h);
-  e = export_find (h->c->env.exports, h->name);
+  e = find_export (h);
   if (e == NULL)
     return send_unknown_export (h);
   r = answer_contexts (h, e, &h->listed);
@@ -495,7 +542,7 @@ handle_set_meta (struct handshake *h)
                        "needs structured replies first");
   if (!get_export_name (h))
     return send_malformed (h);
-  c->meta_export = export_find (c->env.exports, h->name);
+  c->meta_export = find_export (h);
   if (c->meta_export == NULL)
     return send_unknown_export (h);
   return answer_contexts (h, c->meta_export, &c->contexts);
@@ -508,8 +555,23 @@ handle_unknown (struct handshake *h)
 }
 
 static int
+refuse_plain (struct handshake *h)
+{
+  char peer[SOCK_PEER_MAX];
+
+  log_info ("nbd: %s: refused: no TLS",
+            sock_peer_format (h->c->fd, peer, sizeof peer));
+  if (h->option == NBD_OPT_EXPORT_NAME)
+    return -EPROTO;
+  return send_error (h, NBD_REP_ERR_TLS_REQD, "this server needs TLS");
+}
+
+static int
 handle_option (struct handshake *h)
 {
+  if (conn_needs_tls (h->c) && h->option != NBD_OPT_STARTTLS
+      && h->option != NBD_OPT_ABORT)
+    return refuse_plain (h);
   switch (h->option) {
   case NBD_OPT_EXPORT_NAME:
     return handle_export_name (h);

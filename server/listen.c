@@ -250,6 +250,8 @@ nbd_server_new (const struct nbd_server_options *options,
   s->env.exports = options->exports;
   s->env.handshake_timeout = options->handshake_timeout
     ? options->handshake_timeout : DEFAULT_HANDSHAKE_TIMEOUT;
+  s->env.tls = options->tls;
+  s->env.role = options->role;
   s->env.finished = conn_finished;
   s->env.opaque = s;
   s->max_connections = options->max_connections

@@ -126,10 +126,6 @@ listeners_add_address (struct listeners *l, enum service_listener kind,
                           &a.addr, err);
   if (r < 0)
     return r;
-  if (kind == SERVICE_CONTROL && !a.addr.is_unix)
-    return error_set (err, ENOTSUP, "control address '%s': TCP needs TLS, "
-                      "which is not available in this version; use "
-                      "unix:PATH", address);
   r = make_absolute (&a.addr, err);
   if (r < 0)
     return r;
@@ -176,22 +172,16 @@ int
 listeners_add_socket (struct listeners *l, enum service_listener kind,
                       int fd, struct error *err)
 {
-  int type = 0, is_listening = 0, domain = 0;
+  int type = 0, is_listening = 0;
   socklen_t len = sizeof type;
 
   if (getsockopt (fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 ||
       getsockopt (fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &len) < 0 ||
-      getsockopt (fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 ||
       type != SOCK_STREAM || !is_listening) {
     error_set (err, EINVAL, "file descriptor %d is not a listening stream "
                "socket", fd);
     close (fd);
     return -EINVAL;
-  }
-  if (kind == SERVICE_CONTROL && domain != AF_UNIX) {
-    close (fd);
-    return error_set (err, ENOTSUP, "control socket: only Unix sockets: TCP "
-                      "needs TLS, which is not available in this version");
   }
   return add_socket (l, kind, fd, NULL, err);
 }
@@ -231,6 +221,26 @@ listeners_has (const struct listeners *l, enum service_listener kind)
   for (i = 0; i < l->sockets.len; i++)
     if (l->sockets.ptr[i].kind == kind)
       return true;
+  return false;
+}
+
+bool
+listeners_has_tcp_control (const struct listeners *l, char *buf, size_t size)
+{
+  size_t i;
+
+  for (i = 0; i < l->addresses.len; i++)
+    if (l->addresses.ptr[i].kind == SERVICE_CONTROL &&
+        !l->addresses.ptr[i].addr.is_unix) {
+      sock_address_format (&l->addresses.ptr[i].addr, buf, size);
+      return true;
+    }
+  for (i = 0; i < l->sockets.len; i++)
+    if (l->sockets.ptr[i].kind == SERVICE_CONTROL &&
+        l->sockets.ptr[i].addr.ss_family != AF_UNIX) {
+      snprintf (buf, size, "socket %d", l->sockets.ptr[i].fd);
+      return true;
+    }
   return false;
 }
 
@@ -353,15 +363,15 @@ uri_host (const struct sockaddr_storage *bound,
 
 static char *
 tcp_uri (const struct listener *s, const struct sockaddr_storage *local,
-         const char *export_name, struct error *err)
+         const char *export_name, bool is_tls, struct error *err)
 {
   CLEANUP_FREE char *export = encode_path (export_name);
   char host[INET6_ADDRSTRLEN + 2], *uri = NULL;
 
   if (export == NULL ||
       uri_host (&s->addr, local, host, sizeof host) < 0 ||
-      asprintf (&uri, "nbd://%s:%u/%s", host, port_of (&s->addr),
-                export) < 0) {
+      asprintf (&uri, "nbd%s://%s:%u/%s", is_tls ? "s" : "", host,
+                port_of (&s->addr), export) < 0) {
     error_set_errno (err, ENOMEM, "URI");
     return NULL;
   }
@@ -381,7 +391,7 @@ suitability (const struct listener *s, sa_family_t family)
 
 char *
 listeners_backup_uri (const struct listeners *l, const char *export_name,
-                      int control_fd, struct error *err)
+                      int control_fd, bool is_tls, struct error *err)
 {
   struct sockaddr_storage local = { .ss_family = AF_UNIX };
   socklen_t len = sizeof local;
@@ -406,5 +416,5 @@ listeners_backup_uri (const struct listeners *l, const char *export_name,
   }
   if (best->addr.ss_family == AF_UNIX)
     return unix_uri (best, export_name, err);
-  return tcp_uri (best, &local, export_name, err);
+  return tcp_uri (best, &local, export_name, is_tls, err);
 }

@@ -41,6 +41,9 @@ int listeners_add_address (struct listeners *l, enum service_listener kind,
 /* Takes ownership of fd, on failure too. */
 int listeners_add_socket (struct listeners *l, enum service_listener kind,
                           int fd, struct error *err);
+/* A TCP address or socket for control: true, and the first one in words. */
+bool listeners_has_tcp_control (const struct listeners *l, char *buf,
+                                size_t size);
 /* Listen on every address. */
 int listeners_bind (struct listeners *l, struct error *err);
 
@@ -52,10 +55,11 @@ int listeners_take_fd (struct listeners *l, size_t i,
                        enum service_listener kind);
 
 /* NBD URI of an export on one of the backup sockets, best for the peer of
- * control_fd.  Caller frees.  NULL with *err set if there is none.
+ * control_fd; over TCP with TLS if is_tls.  Caller frees.  NULL with *err set
+ * if there is none.
  */
 char *listeners_backup_uri (const struct listeners *l,
                             const char *export_name, int control_fd,
-                            struct error *err);
+                            bool is_tls, struct error *err);
 
 #endif /* TIDEMARK_LISTENERS_H */

@@ -9,6 +9,7 @@
 
 #include "error.h"
 #include "export.h"
+#include "server-tls.h"
 
 struct nbd_server;
 
@@ -18,6 +19,8 @@ struct nbd_server_options {
   unsigned max_connections;     /* 0 = 100 */
   unsigned nr_workers;          /* threads for requests that may wait for a
                                    disk, shared by all connections; 0 = 16 */
+  const struct server_tls *tls; /* loaded, outlives the server; NULL = none */
+  enum tls_role role;           /* what its clients do */
 };
 
 /* Starts no threads yet. */

@@ -22,7 +22,8 @@
 enum option_id {
   OPT_BACKUP_LISTEN = 256, OPT_BITMAP, OPT_CONTROL, OPT_DAEMON, OPT_DISK,
   OPT_LISTEN, OPT_LONG_OPTIONS, OPT_PID_FILE, OPT_SCRATCH_DIR,
-  OPT_SCRATCH_LIMIT, OPT_SHORT_OPTIONS,
+  OPT_SCRATCH_LIMIT, OPT_SHORT_OPTIONS, OPT_TLS, OPT_TLS_ALLOW,
+  OPT_TLS_CERTIFICATES, OPT_TLS_PSK, OPT_TLS_VERIFY_PEER,
   OPT_HELP = 'h', OPT_VERBOSE = 'v', OPT_VERSION = 'V',
 };
 
@@ -48,6 +49,15 @@ static const struct option_text {
   { "scratch-limit", OPT_SCRATCH_LIMIT, "SIZE",
     "most old data to keep for a disk and a backup" },
   { "short-options", OPT_SHORT_OPTIONS, NULL, NULL },
+  { "tls", OPT_TLS, "off|on|require",
+    "TLS over TCP (require if it has files)" },
+  { "tls-allow", OPT_TLS_ALLOW, "ROLE[/DISK]:NAME",
+    "who may connect: guest, backup, admin" },
+  { "tls-certificates", OPT_TLS_CERTIFICATES, "DIR",
+    "ca-cert.pem, server-cert.pem, server-key.pem" },
+  { "tls-psk", OPT_TLS_PSK, "FILE", "pre-shared keys, USER:HEXKEY" },
+  { "tls-verify-peer", OPT_TLS_VERIFY_PEER, NULL,
+    "clients need certificates, too" },
   { "verbose", OPT_VERBOSE, NULL, "say what is done" },
   { "version", OPT_VERSION, NULL, "print the version" },
 };
@@ -185,6 +195,13 @@ configure (struct service *s, const struct value *value, bool is_second,
     return service_add_address (s, SERVICE_BACKUP, text, err);
   case OPT_CONTROL:
     return service_add_address (s, SERVICE_CONTROL, text, err);
+  case OPT_TLS: return service_set_tls (s, "tls", text, err);
+  case OPT_TLS_ALLOW: return service_set_tls (s, "tls-allow", text, err);
+  case OPT_TLS_CERTIFICATES:
+    return service_set_tls (s, "tls-certificates", text, err);
+  case OPT_TLS_PSK: return service_set_tls (s, "tls-psk", text, err);
+  case OPT_TLS_VERIFY_PEER:
+    return service_set_tls (s, "tls-verify-peer", "on", err);
   case OPT_SCRATCH_DIR: return service_set_scratch_dir (s, text, err);
   case OPT_SCRATCH_LIMIT: return set_scratch_limit (s, text, err);
   }
@@ -221,6 +238,10 @@ options_parse (int argc, char *argv[], struct service *s,
         log_error ("%s", err.msg);
         status = EXIT_STATUS_USAGE;
       }
+  if (status < 0 && service_complete (s, &err) < 0) {
+    log_error ("%s", err.msg);
+    status = EXIT_STATUS_USAGE;
+  }
   value_vector_reset (&values);
   return status;
 }

@@ -122,7 +122,7 @@ parse_disks (struct qmp_call *call, struct session_disk_request *requests,
   json_t *disks = json_object_get (call->args, "disks");
   struct session_disk_request defaults = { .mode = SESSION_AUTO };
   struct nodes *nodes = service_nodes (call->service);
-  size_t nr_disks = nodes_nr_disks (nodes), nr, i;
+  size_t nr_disks = nodes_nr_disks (nodes), nr, n = 0, i;
   int r;
 
   r = parse_disk_args (call->args, NULL, &defaults, err);
@@ -134,20 +134,27 @@ parse_disks (struct qmp_call *call, struct session_disk_request *requests,
   for (i = 0; i < nr; i++) {
     /* Disks are named at most once, so one too many is an error there. */
     assert (i <= nr_disks);
-    requests[i] = defaults;
+    requests[n] = defaults;
     if (disks) {
       r = parse_disk (call, json_array_get (disks, i), i, requests, err);
       if (r < 0)
         return r;
     }
     else
-      requests[i].disk = nodes_disk (nodes, i);
-    if (requests[i].mode != SESSION_COPY && requests[i].bitmap == NULL)
+      requests[n].disk = nodes_disk (nodes, i);
+    /* All disks are all that the caller may know of. */
+    if (!qmp_may_back_up (call, disk_name (requests[n].disk)))
+      continue;
+    if (requests[n].mode != SESSION_COPY && requests[n].bitmap == NULL)
       return error_set (err, EINVAL, "Parameter 'bitmap' is missing for disk "
                         "'%s' (only mode 'copy' needs none)",
-                        disk_name (requests[i].disk));
+                        disk_name (requests[n].disk));
+    n++;
   }
-  *ret_nr = nr;
+  if (n == 0)
+    return error_set (err, EACCES, "There is no disk that '%.100s' may back "
+                      "up", tls_peer (call->tls));
+  *ret_nr = n;
   return 0;
 }
 
@@ -237,7 +244,8 @@ disk_to_json (struct qmp_call *call, const struct session_disk *d,
   json_t *o;
   int r;
 
-  uri = service_backup_uri (call->service, d->export_name, call->fd, err);
+  uri = service_backup_uri (call->service, d->export_name, call->fd,
+                            call->tls != NULL, err);
   if (uri == NULL)
     return NULL;
   o = json_pack ("{sssssssosIsIsssossss}", "disk", disk_name (d->disk),
@@ -318,7 +326,8 @@ backup_begin (struct qmp_call *call, json_t **ret, struct error *err)
     return r;
   request.disks = disks;
   /* Without a backup listener nobody could read the views. */
-  probe = service_backup_uri (call->service, "", call->fd, err);
+  probe = service_backup_uri (call->service, "", call->fd, call->tls != NULL,
+                              err);
   if (probe == NULL)
     return -ENOTCONN;
 
@@ -361,6 +370,35 @@ not_found (struct qmp_call *call, struct error *err)
                     qmp_args_string (call->args, "id", NULL), how);
 }
 
+/* Of disks that the caller may back up, all of them. */
+static bool
+is_own_session (const struct qmp_call *call, struct session *s)
+{
+  const struct session_disk *disks;
+  size_t nr, i;
+
+  disks = session_disks (s, &nr);
+  for (i = 0; i < nr; i++)
+    if (!qmp_may_back_up (call, disk_name (disks[i].disk)))
+      return false;
+  return true;
+}
+
+/* Is there a session called id that is somebody else's? */
+static bool
+is_foreign_session (struct qmp_call *call, const struct point_id *id)
+{
+  struct session *s;
+  bool is_own;
+
+  if (call->tls == NULL ||
+      session_attach (service_sessions (call->service), id, &s, NULL) < 0)
+    return false;
+  is_own = is_own_session (call, s);
+  session_unref (s);
+  return !is_own;
+}
+
 static int
 backup_attach (struct qmp_call *call, json_t **ret, struct error *err)
 {
@@ -375,6 +413,8 @@ backup_attach (struct qmp_call *call, json_t **ret, struct error *err)
   if (qmp_args_check (call->args, NULL, table, err) < 0 ||
       parse_id (call, &id, err) < 0)
     return -EINVAL;
+  if (is_foreign_session (call, &id))
+    return not_found (call, err);
   r = session_attach (service_sessions (call->service), &id, &s, err);
   if (r < 0)
     return r == -ENOENT ? not_found (call, err) : r;
@@ -397,6 +437,8 @@ backup_end (struct qmp_call *call, json_t **ret, struct error *err)
   if (qmp_args_check (call->args, NULL, table, err) < 0 ||
       parse_id (call, &id, err) < 0)
     return -EINVAL;
+  if (is_foreign_session (call, &id))
+    return not_found (call, err);
   r = session_end (service_sessions (call->service), &id,
                    qmp_args_bool (call->args, "success", false), err);
   if (r == -ENOENT)
@@ -422,6 +464,8 @@ query_backups (struct qmp_call *call, json_t **ret, struct error *err)
     return error_set_errno (err, -r, "backups");
   array = json_array ();
   for (i = 0; i < nr && r == 0; i++) {
+    if (!is_own_session (call, sessions[i]))
+      continue;
     o = session_to_json (call, sessions[i], true, err);
     if (o == NULL)
       r = -EIO;

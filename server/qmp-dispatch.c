@@ -114,15 +114,53 @@ negotiate (json_t *args, struct error *err)
   return error_set (err, EINVAL, "Capability '%s' is not available", name);
 }
 
+bool
+qmp_may_back_up (const struct qmp_call *call, const char *disk)
+{
+  return call->tls == NULL ||
+    server_tls_allows (service_tls (call->service), call->tls, false,
+                       TLS_ROLE_BACKUP, disk);
+}
+
+bool
+qmp_is_admin (struct service *service, const struct tls *tls)
+{
+  return tls == NULL || server_tls_allows (service_tls (service), tls, false,
+                                           TLS_ROLE_ADMIN, NULL);
+}
+
+/* What a client can do that comes over TCP and is no admin: these ask
+ * qmp_may_back_up for each disk.
+ */
+static int
+check_role (struct service *service, const struct tls *tls, const char *name,
+            struct error *err)
+{
+  static const char *const of_backup[] = {
+    "backup-begin", "backup-attach", "backup-end", "query-backups",
+    "query-block", "query-commands", "query-named-block-nodes",
+    "query-version", NULL
+  };
+  size_t i;
+
+  if (qmp_is_admin (service, tls))
+    return 0;
+  for (i = 0; of_backup[i]; i++)
+    if (strcmp (of_backup[i], name) == 0)
+      return 0;
+  return error_set (err, EACCES, "The command %.64s is for admins: '%.100s' is "
+                    "none", name, tls_peer (tls));
+}
+
 /* 0 with *ret set or NULL, or -errno with *err and *error_class set. */
 static int
-execute (struct service *service, int fd, bool *is_negotiated,
-         json_t *request, json_t **ret, const char **error_class,
-         struct error *err)
+execute (struct service *service, int fd, const struct tls *tls,
+         bool *is_negotiated, json_t *request, json_t **ret,
+         const char **error_class, struct error *err)
 {
   const char *name = json_string_value (json_object_get (request, "execute"));
   bool is_negotiation = strcmp (name, "qmp_capabilities") == 0;
-  struct qmp_call call = { .service = service, .fd = fd };
+  struct qmp_call call = { .service = service, .fd = fd, .tls = tls };
   qmp_handler handler;
   json_t *no_args;
   int r;
@@ -147,8 +185,10 @@ execute (struct service *service, int fd, bool *is_negotiated,
     *is_negotiated = r == 0;
   }
   else {
+    r = check_role (service, tls, name, err);
     nodes_enter (service_nodes (service));
-    r = handler (&call, ret, err);
+    if (r == 0)
+      r = handler (&call, ret, err);
     nodes_leave (service_nodes (service));
   }
   json_decref (no_args);
@@ -158,8 +198,8 @@ execute (struct service *service, int fd, bool *is_negotiated,
 
 /* *is_negotiated becomes true when capabilities negotiation succeeds. */
 json_t *
-qmp_dispatch (struct service *service, int fd, bool *is_negotiated,
-              json_t *request)
+qmp_dispatch (struct service *service, int fd, const struct tls *tls,
+              bool *is_negotiated, json_t *request)
 {
   struct error err = ERROR_INIT;
   const char *error_class = "GenericError";
@@ -169,7 +209,7 @@ qmp_dispatch (struct service *service, int fd, bool *is_negotiated,
 
   r = check_request (request, &err);
   if (r == 0)
-    r = execute (service, fd, is_negotiated, request, &ret, &error_class,
+    r = execute (service, fd, tls, is_negotiated, request, &ret, &error_class,
                  &err);
   if (r == 0)
     reply = json_pack ("{so}", "return", ret ? ret : json_object ());
@@ -187,6 +227,8 @@ qmp_find_disk (struct qmp_call *call, const char *node, struct error *err)
 {
   struct disk *disk = nodes_find_disk (service_nodes (call->service), node);
 
+  if (disk && !qmp_may_back_up (call, node))
+    disk = NULL;
   if (disk == NULL)
     error_set (err, ENOENT, "Node '%s' not found", node);
   return disk;

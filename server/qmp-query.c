@@ -188,7 +188,9 @@ device_to_json (struct node *n)
                     "inserted", inserted);
 }
 
-/* An array with one value for each node that is wanted. */
+/* An array with one value for each node that is wanted and that the caller may
+ * know of.
+ */
 static int
 for_each_node (struct qmp_call *call, bool only_disks,
                json_t *(*to_json) (struct node *n), json_t **ret,
@@ -200,7 +202,8 @@ for_each_node (struct qmp_call *call, bool only_disks,
   int r = 0;
 
   for (i = 0; array && i < list->len; i++)
-    if (!only_disks || list->ptr[i]->parent == NULL)
+    if ((!only_disks || list->ptr[i]->parent == NULL) &&
+        qmp_may_back_up (call, list->ptr[i]->name))
       r |= json_array_append_new (array, to_json (list->ptr[i]));
   if (r) {
     json_decref (array);

@@ -32,12 +32,14 @@
 #include "log.h"
 #include "qmp.h"
 #include "qmp-parser.h"
+#include "sockaddr.h"
 #include "vector.h"
 
 #define READ_SIZE 16384
 #define OUTPUT_HIGH 65536       /* unread output that stops reading */
 #define FLUSH_TIMEOUT 2000      /* ms for a peer to read at the end */
 #define ACCEPT_PAUSE 100        /* ms without descriptors or memory */
+#define TLS_TIMEOUT 10000       /* ms for its handshake */
 
 DEFINE_VECTOR (byte_vector, char);
 DEFINE_VECTOR (fd_vector, int);
@@ -54,12 +56,14 @@ struct qmp_conn {
   struct byte_vector output;
   size_t nr_unsent;             /* output, and what is left of sending */
   bool is_negotiated;
+  bool is_limited;              /* no admin: few events */
   bool is_doomed;               /* to be closed without further ado */
 
   /* Atomic. */
   _Atomic bool is_done;         /* the thread is about to end */
 
   /* The connection's thread alone. */
+  struct tls *tls;              /* over TCP; NULL = a Unix socket */
   struct qmp_parser *parser;
   struct byte_vector sending;
   size_t nr_sent;               /* of sending */
@@ -138,6 +142,22 @@ doom (struct qmp_conn *c)
   eventfd_write (c->wake_fd, 1);
 }
 
+static ssize_t
+send_some (struct qmp_conn *c, char *buf, size_t len)
+{
+  const struct iovec v = { .iov_base = buf, .iov_len = len };
+
+  return c->tls ? tls_sendv (c->tls, &v, 1, MSG_DONTWAIT)
+    : send (c->fd, buf, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static ssize_t
+receive_some (struct qmp_conn *c, char *buf, size_t len)
+{
+  return c->tls ? tls_recv (c->tls, buf, len, MSG_DONTWAIT)
+    : recv (c->fd, buf, len, MSG_DONTWAIT);
+}
+
 /* Write what the socket takes now. */
 static void
 write_output (struct qmp_conn *c)
@@ -155,8 +175,8 @@ write_output (struct qmp_conn *c)
       if (c->sending.len == 0)
         return;
     }
-    n = send (c->fd, &c->sending.ptr[c->nr_sent],
-              c->sending.len - c->nr_sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+    n = send_some (c, &c->sending.ptr[c->nr_sent],
+                   c->sending.len - c->nr_sent);
     if (n < 0) {
       if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
         doom (c);
@@ -205,7 +225,8 @@ handle_request (struct qmp_conn *c, json_t *request)
   bool negotiated = is_negotiated (c);
 
   if (begin_command (q)) {
-    json_t *reply = qmp_dispatch (q->service, c->fd, &negotiated, request);
+    json_t *reply = qmp_dispatch (q->service, c->fd, c->tls, &negotiated,
+                                  request);
 
     send_reply (c, reply, negotiated);
     end_command (q);
@@ -235,7 +256,7 @@ handle_input (struct qmp_conn *c)
 static void
 read_input (struct qmp_conn *c)
 {
-  ssize_t n = recv (c->fd, c->input, sizeof c->input, MSG_DONTWAIT);
+  ssize_t n = receive_some (c, c->input, sizeof c->input);
 
   c->input_pos = c->input_len = 0;
   if (n > 0)
@@ -255,6 +276,8 @@ wait_for_socket (struct qmp_conn *c, short events, int timeout)
     { .fd = c->wake_fd, .events = POLLIN },
   };
 
+  if (c->tls && (events & POLLIN) && tls_has_pending (c->tls))
+    return;
   if (poll (fds, 2, timeout) <= 0)
     return;
   if (fds[1].revents)
@@ -335,16 +358,84 @@ flush_output (struct qmp_conn *c)
   }
 }
 
+static bool
+is_doomed (struct qmp_conn *c)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+
+  return c->is_doomed;
+}
+
+/* Shake hands, until it is done, fails, or the server or the connection is to
+ * end.  0 or -errno.
+ */
+static int
+shake_hands (struct qmp_conn *c, struct tls *tls, struct error *err)
+{
+  int64_t deadline = now_ms () + TLS_TIMEOUT, left;
+  short events;
+  int r;
+
+  while ((r = tls_handshake (tls, &events, err)) == -EAGAIN) {
+    left = deadline - now_ms ();
+    if (left <= 0)
+      return error_set (err, ETIMEDOUT, "TLS: the handshake was not finished "
+                        "in time");
+    if (is_server_closing (c->server) || is_doomed (c))
+      return error_set (err, ECANCELED, "TLS: the handshake was given up");
+    wait_for_socket (c, events, (int) left);
+  }
+  return r;
+}
+
+/* A client over TCP shows who it is before anything else.  False: it is not
+ * served.
+ */
+static bool
+start_tls (struct qmp_conn *c)
+{
+  const struct server_tls *st = service_tls (c->server->service);
+  struct error err = ERROR_INIT;
+  struct tls *tls = NULL;
+  char peer[SOCK_PEER_MAX];
+  int r;
+
+  if (sock_is_unix (c->fd))
+    return true;
+  r = tls_new (server_tls_creds (st), c->fd, NULL, &tls, &err);
+  if (r == 0)
+    r = shake_hands (c, tls, &err);
+  if (r == 0 && !server_tls_allows (st, tls, false, TLS_ROLE_BACKUP, NULL))
+    r = error_set (&err, EACCES, "TLS: '%.150s' is not on the list of those "
+                   "who may connect here (tls-allow)", tls_peer (tls));
+  if (r < 0) {
+    log_message (err.errnum == ECONNRESET ? LOG_LEVEL_INFO
+                 : LOG_LEVEL_WARNING, "control: %s: %s",
+                 sock_peer_format (c->fd, peer, sizeof peer), err.msg);
+    tls_free (tls);
+    return false;
+  }
+  c->tls = tls;
+  lock_acquire (&c->lock);
+  c->is_limited = !qmp_is_admin (c->server->service, tls);
+  lock_release (&c->lock);
+  return true;
+}
+
 static void *
 conn_thread (void *opaque)
 {
   struct qmp_conn *c = opaque;
   struct qmp_server *q = c->server;
 
-  send_reply (c, qmp_greeting (), false);
-  while (!is_server_closing (q) && serve_step (c))
-    ;
-  flush_output (c);
+  if (start_tls (c)) {
+    send_reply (c, qmp_greeting (), false);
+    while (!is_server_closing (q) && serve_step (c))
+      ;
+    flush_output (c);
+    if (c->tls)
+      tls_end (c->tls);
+  }
   /* The peer learns it now, not when the thread is joined. */
   shutdown (c->fd, SHUT_RDWR);
   atomic_store (&c->is_done, true);
@@ -358,6 +449,7 @@ conn_free (struct qmp_conn *c)
 {
   if (c == NULL)
     return;
+  tls_free (c->tls);
   close (c->fd);
   if (c->wake_fd >= 0)
     close (c->wake_fd);
@@ -455,13 +547,15 @@ evict_connection (struct qmp_server *q)
   return false;
 }
 
+/* Over TCP it would be no TLS. */
 static void
 refuse_connection (int fd)
 {
   static const char message[] = "{\"error\": {\"class\": \"GenericError\", "
     "\"desc\": \"Too many control connections\"}}\r\n";
 
-  if (send (fd, message, sizeof message - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+  if (sock_is_unix (fd) &&
+      send (fd, message, sizeof message - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
     log_debug ("control: refused connection: %s", strerror (errno));
   close (fd);
 }
@@ -663,6 +757,7 @@ qmp_event (struct qmp_server *q, const char *name, json_t *data)
 
     lock_acquire (&c->lock);
     if (c->is_negotiated &&
+        !(c->is_limited && strcmp (name, "BACKUP_ENDED") != 0) &&
         (c->nr_unsent > QMP_MAX_BACKLOG || !output_locked (c, text)))
       c->is_doomed = true;
     lock_release (&c->lock);

@@ -29,6 +29,7 @@ struct qmp_call {
   struct service *service;
   json_t *args;
   int fd;                       /* the connection */
+  const struct tls *tls;        /* whose peer calls; NULL = a local one */
   const char *error_class;      /* set for one other than GenericError */
 };
 
@@ -57,10 +58,15 @@ extern const struct qmp_command *const qmp_command_tables[];
  * JSON type.  New references; NULL if there is no memory.
  */
 json_t *qmp_greeting (void);
-json_t *qmp_dispatch (struct service *service, int fd, bool *is_negotiated,
-                      json_t *request);
+json_t *qmp_dispatch (struct service *service, int fd, const struct tls *tls,
+                      bool *is_negotiated, json_t *request);
 json_t *qmp_error_reply (const char *error_class, const char *desc);
 json_t *qmp_version (void);
+
+/* May the caller know of this disk and back it up? */
+bool qmp_may_back_up (const struct qmp_call *call, const char *disk);
+/* May a client do everything?  tls NULL: a local one. */
+bool qmp_is_admin (struct service *service, const struct tls *tls);
 
 /* QEMU's rule and message for the six bitmap commands and our own (those that
  * say "device" use nodes_find_device).

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A process's disks, listeners and sessions, put together.
  *
- *   configuring -> open [service_open] -> bound [service_bind]
+ *   configuring -> complete [service_complete] -> open [service_open]
+ *     -> bound [service_bind]
  *     -> running [service_start] -> freed [service_free, from any of them]
  *
  * Threads begin in service_start: a program may fork before.  At the end, in
@@ -30,6 +31,7 @@
 #include "range.h"
 #include "service.h"
 #include "size.h"
+#include "sockaddr.h"
 #include "vector.h"
 
 struct disk_spec {
@@ -57,6 +59,7 @@ struct service {
   uint64_t scratch_limit;
   struct nodes *nodes;          /* these disks and blockdev-add's */
   struct listeners *listeners;
+  struct server_tls *tls;
   int quit_fd;                  /* eventfd */
   struct export_table *live_exports, *backup_exports;
   struct nbd_server *live_server, *backup_server;
@@ -76,6 +79,8 @@ service_new (struct service **ret)
     return -ENOMEM;
   s->quit_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
   r = s->quit_fd < 0 ? -errno : listeners_new (&s->listeners);
+  if (r == 0)
+    r = server_tls_new (&s->tls);
   if (r == 0)
     r = export_table_new (&s->live_exports);
   if (r == 0)
@@ -344,11 +349,38 @@ service_add_address (struct service *s, enum service_listener kind,
   return listeners_add_address (s->listeners, kind, address, err);
 }
 
+/* Whoever reaches a TCP socket from anywhere must not command. */
+static int
+check_control (struct service *s, struct error *err)
+{
+  char address[sizeof (struct sock_address)];
+
+  return listeners_has_tcp_control (s->listeners, address, sizeof address)
+    ? server_tls_check_control (s->tls, address, err) : 0;
+}
+
 int
 service_add_socket (struct service *s, enum service_listener kind, int fd,
                     struct error *err)
 {
-  return listeners_add_socket (s->listeners, kind, fd, err);
+  int r = listeners_add_socket (s->listeners, kind, fd, err);
+
+  return r < 0 ? r : check_control (s, err);
+}
+
+int
+service_set_tls (struct service *s, const char *key, const char *value,
+                 struct error *err)
+{
+  return server_tls_set (s->tls, key, value, err);
+}
+
+int
+service_complete (struct service *s, struct error *err)
+{
+  int r = server_tls_load (s->tls, err);
+
+  return r < 0 ? r : check_control (s, err);
 }
 
 bool
@@ -471,6 +503,7 @@ offer_views (struct service *s, struct session *session, struct error *err)
     struct export_options options = {
       .name = d->export_name,
       .blk = cbw_view_blk (d->view),
+      .disk_name = disk_name (d->disk),
       .is_read_only = true,
       .touch = touch_session,
       .opaque = session,
@@ -567,6 +600,7 @@ add_live_exports (struct service *s, struct error *err)
     const struct export_options options = {
       .name = disk_name (disk),
       .blk = disk_blk (disk),
+      .disk_name = disk_name (disk),
       .is_read_only = blk_is_read_only (disk_blk (disk)),
       .disk = disk,
     };
@@ -583,8 +617,10 @@ static int
 start_nbd_server (struct service *s, enum service_listener kind,
                   struct nbd_server **ret, struct error *err)
 {
-  const struct nbd_server_options options =
-    { .exports = service_exports (s, kind) };
+  const struct nbd_server_options options = {
+    .exports = service_exports (s, kind), .tls = s->tls,
+    .role = kind == SERVICE_BACKUP ? TLS_ROLE_BACKUP : TLS_ROLE_GUEST,
+  };
   size_t i;
   int r, fd;
 
@@ -726,6 +762,7 @@ service_free (struct service *s)
   if (s->live_exports)
     export_table_free (s->live_exports);
   listeners_free (s->listeners);
+  server_tls_free (s->tls);
   for (i = 0; i < s->bitmaps.len; i++)
     bitmap_spec_fini (&s->bitmaps.ptr[i]);
   bitmap_spec_vector_reset (&s->bitmaps);
@@ -814,6 +851,12 @@ service_sessions (struct service *s)
   return s->sessions;
 }
 
+const struct server_tls *
+service_tls (const struct service *s)
+{
+  return s->tls;
+}
+
 struct export_table *
 service_exports (struct service *s, enum service_listener kind)
 {
@@ -822,7 +865,9 @@ service_exports (struct service *s, enum service_listener kind)
 
 char *
 service_backup_uri (struct service *s, const char *export_name,
-                    int control_fd, struct error *err)
+                    int control_fd, bool is_tls, struct error *err)
 {
-  return listeners_backup_uri (s->listeners, export_name, control_fd, err);
+  is_tls |= server_tls_mode (s->tls) == TLS_REQUIRE;
+  return listeners_backup_uri (s->listeners, export_name, control_fd, is_tls,
+                               err);
 }

@@ -16,6 +16,7 @@
 #include "export.h"
 #include "job.h"
 #include "nodes.h"
+#include "server-tls.h"
 #include "session.h"
 
 struct service;
@@ -39,15 +40,25 @@ int service_set_scratch_dir (struct service *s, const char *dir,
                              struct error *err);
 int service_set_scratch_limit (struct service *s, uint64_t bytes);
 
+/* TLS over TCP: keys and values as server_tls_set. */
+int service_set_tls (struct service *s, const char *key, const char *value,
+                     struct error *err);
+/* All options have been given: reads the files of TLS, checks what depends on
+ * several options.
+ */
+int service_complete (struct service *s, struct error *err);
+
 enum service_listener {
   SERVICE_LIVE,                 /* NBD, the disks, writable */
   SERVICE_BACKUP,               /* NBD, sessions' views, read-only */
-  SERVICE_CONTROL,              /* QMP; Unix sockets only: TCP needs TLS */
+  SERVICE_CONTROL,              /* QMP; over TCP with TLS alone */
 };
 /* An address (sockaddr.h).  May be given several times. */
 int service_add_address (struct service *s, enum service_listener kind,
                          const char *address, struct error *err);
-/* An open listening socket (socket activation); takes ownership. */
+/* An open listening socket (socket activation); takes ownership.  After
+ * service_complete.
+ */
 int service_add_socket (struct service *s, enum service_listener kind,
                         int fd, struct error *err);
 
@@ -92,14 +103,16 @@ struct nodes *service_nodes (struct service *s);
 struct session_manager *service_sessions (struct service *s);
 struct block_exports *service_block_exports (struct service *s);
 struct job_manager *service_jobs (struct service *s);
+const struct server_tls *service_tls (const struct service *s);
 struct export_table *service_exports (struct service *s,
                                       enum service_listener kind);
 
 /* NBD URI of an export of the backup listeners, for a control client that is
- * connected on control_fd (its address stands in for a wildcard).  Caller
- * frees.  NULL with *err set if there is no backup listener.
+ * connected on control_fd (its address stands in for a wildcard); one for TLS
+ * if is_tls or if it is required.  Caller frees.  NULL with *err set if there
+ * is no backup listener.
  */
 char *service_backup_uri (struct service *s, const char *export_name,
-                          int control_fd, struct error *err);
+                          int control_fd, bool is_tls, struct error *err);
 
 #endif /* TIDEMARK_SERVICE_H */

@@ -4,7 +4,7 @@
  *   nbd-test-server [--listen ADDRESS]... [--disk NAME,KEY=VALUE...]...
  *                   [--bitmap DISK/NAME[,granularity=N][,disabled=on]]...
  *                   [--max-connections N] [--handshake-timeout SECONDS]
- *                   [--workers N] [--until-signal]
+ *                   [--workers N] [--tls KEY=VALUE]... [--until-signal]
  *
  * Keys of a disk: size (of a disk in memory) or file (a raw file), readonly,
  * description, plain=on (the node itself, no disk around it), debug=on (a
@@ -381,6 +381,17 @@ run (struct nbd_server *server, bool until_signal)
   nbd_server_free (server);
 }
 
+static void
+set_tls (struct server_tls *tls, char *option)
+{
+  struct error error = ERROR_INIT;
+  char *value = strchrnul (option, '=');
+
+  if (*value)
+    *value++ = '\0';
+  check (server_tls_set (tls, option, value, &error), &error);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -391,6 +402,7 @@ main (int argc, char **argv)
     { "max-connections", required_argument, NULL, 'c' },
     { "handshake-timeout", required_argument, NULL, 't' },
     { "workers", required_argument, NULL, 'w' },
+    { "tls", required_argument, NULL, 'T' },
     { "until-signal", no_argument, NULL, 's' },
     { "debug", no_argument, NULL, 'v' },
     { NULL }
@@ -399,11 +411,13 @@ main (int argc, char **argv)
   const char *addresses[8];
   struct error error = ERROR_INIT;
   struct nbd_server *server;
+  struct server_tls *tls;
   size_t nr_addresses = 0, i;
   bool until_signal = false;
   int c;
 
   check (export_table_new (&exports), &error);
+  check (server_tls_new (&tls), &error);
   while ((c = getopt_long (argc, argv, "", long_options, NULL)) != -1) {
     if (c == 'l' && nr_addresses < 8)
       addresses[nr_addresses++] = optarg;
@@ -417,6 +431,8 @@ main (int argc, char **argv)
       options.handshake_timeout = atoi (optarg);
     else if (c == 'w')
       options.nr_workers = atoi (optarg);
+    else if (c == 'T')
+      set_tls (tls, optarg);
     else if (c == 's')
       until_signal = true;
     else if (c == 'v')
@@ -425,10 +441,13 @@ main (int argc, char **argv)
       return 1;
   }
   options.exports = exports;
+  check (server_tls_load (tls, &error), &error);
+  options.tls = tls;
   check (nbd_server_new (&options, &server, &error), &error);
   for (i = 0; i < nr_addresses; ++i)
     listen_on (server, addresses[i]);
   run (server, until_signal);
+  server_tls_free (tls);
   close_disks ();
   return 0;
 }

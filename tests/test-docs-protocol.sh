@@ -38,7 +38,7 @@ for name in re.findall(r"[a-z-]+\.sh", doc):
         bad += 1
 # And the other way round: no test of the server is missing.
 for name in ("server-handshake.py", "server-commands.py", "server-status.py",
-             "server-hostile.py"):
+             "server-hostile.py", "server-tls.py"):
     for function in re.findall(r"^def (test_\w+)", open(
             os.path.join(sys.argv[2], name)).read(), re.M):
         if not re.search(rf"\b{function}\b", doc):

@@ -96,7 +96,7 @@ refused([listening("a"), listening("b")], "live:nonsense",
         "socket 2: the name must be 'live', 'backup' or 'control'")
 refused([listening("a"), listening("b")], "control", "socket 2")
 refused([listening(x) for x in "abcd"], None, "more than 3 sockets")
-refused([tcp()], "control", "only Unix sockets")
+refused([tcp()], "control", "TCP needs TLS")
 refused([listening("a", socket.SOCK_DGRAM)], "live", "socket")
 refused([open(tmp + "/vda.raw")], "live", "socket")
 refused([], None, "LISTEN_FDS", env_more={"LISTEN_FDS": "many"})

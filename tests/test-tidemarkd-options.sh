@@ -109,7 +109,7 @@ bad 2 "persistent=maybe: must be 'on' or 'off'" "${A[@]}" \
 # Addresses.
 bad 2 "live address" "${A[@]}" --listen ""
 bad 2 "backup address" "${A[@]}" --backup-listen host:99999
-bad 2 "control address 'tcp:127.0.0.1:10811': TCP needs TLS" \
+bad 2 "control address '127.0.0.1:10811': TCP needs TLS" \
     "${A[@]}" --control tcp:127.0.0.1:10811
 bad 2 "control address ':0': TCP needs TLS" "${A[@]}" --control :0
 bad 2 "is given twice" "${A[@]}" --control unix:ctl

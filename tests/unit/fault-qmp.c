@@ -76,7 +76,7 @@ run (const char *text)
 
   assert_non_null (request);
   json_set_alloc_funcs (failing_malloc, free);
-  reply = qmp_dispatch (service, -1, &is_negotiated, request);
+  reply = qmp_dispatch (service, -1, NULL, &is_negotiated, request);
   json_set_alloc_funcs (malloc, free);
   countdown = -1;
   json_decref (request);

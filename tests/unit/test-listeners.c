@@ -57,7 +57,7 @@ expect_uri (const struct listeners *l, const char *export, int control_fd,
             const char *expected)
 {
   struct error err = ERROR_INIT;
-  char *uri = listeners_backup_uri (l, export, control_fd, &err);
+  char *uri = listeners_backup_uri (l, export, control_fd, false, &err);
   char *port;
 
   assert_non_null (uri);
@@ -208,10 +208,11 @@ test_refused (void **state)
 {
   struct error err = ERROR_INIT;
   struct listeners *l;
+  char text[100];
 
   assert_int_equal (listeners_new (&l), 0);
   assert_false (listeners_has (l, SERVICE_CONTROL));
-  assert_null (listeners_backup_uri (l, "", -1, &err));
+  assert_null (listeners_backup_uri (l, "", -1, true, &err));
   assert_non_null (strstr (err.msg, "no backup listener"));
   assert_int_equal (listeners_add_address (l, SERVICE_CONTROL, "unix:s",
                                            &err), 0);
@@ -219,8 +220,11 @@ test_refused (void **state)
   assert_false (listeners_has (l, SERVICE_BACKUP));
   expect_refused (l, SERVICE_CONTROL, "unix:s", "twice");
   expect_refused (l, SERVICE_LIVE, "unix:s", "twice");
-  expect_refused (l, SERVICE_CONTROL, "127.0.0.1:1", "TLS");
-  expect_refused (l, SERVICE_CONTROL, ":10811", "TLS");
+  assert_false (listeners_has_tcp_control (l, text, sizeof text));
+  assert_int_equal (listeners_add_address (l, SERVICE_CONTROL, "tcp:[::1]",
+                                           &err), 0);
+  assert_true (listeners_has_tcp_control (l, text, sizeof text));
+  assert_string_equal (text, "[::1]:10811");
   expect_refused (l, SERVICE_LIVE, "", "live address");
   assert_int_equal (listeners_add_address (l, SERVICE_LIVE, "127.0.0.1:0",
                                            &err), 0);
