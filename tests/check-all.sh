@@ -59,6 +59,31 @@ check_tree ()
         $((SECONDS - start))
 }
 
+# fuzz ENGINE CC CONFIGURE-ARGUMENT...: build the fuzz targets and run each for
+# FUZZ_SECONDS.  What they find stays in build/fuzz-ENGINE/found.
+fuzz ()
+{
+    local dir=$out/fuzz-$1 engine=$1 status=0
+    shift
+    mkdir -p "$dir"
+    if ! (
+        cd "$dir"
+        export AFL_QUIET=1
+        if [ ! -e config.status ] || [ "$top/configure" -nt config.status ]
+        then
+            "$top/configure" "$@" CFLAGS='-g -O1' --enable-fuzzing \
+                --enable-sanitizers=address,undefined
+        fi
+        for part in common block fuzzing; do make -j"$jobs" -C $part; done
+    ) >"$dir.log" 2>&1; then
+        tail -n 30 "$dir.log"
+        count "fuzzing with $engine: build" 1
+        return
+    fi
+    "$top/fuzzing/run-fuzzers.sh" "$engine" "$dir" "$dir/found" || status=1
+    count "fuzzing with $engine" $status
+}
+
 check_all ()
 {
     local status f
@@ -71,6 +96,10 @@ check_all ()
     status=0
     (build_tree clang --enable-gcc-warnings CC=clang) || status=1
     count "builds with clang without warnings" $status
+
+    say "fuzzing"
+    fuzz libfuzzer CC=clang
+    fuzz afl CC=afl-clang-fast
 
     say "distribution tarball"
     status=0
