@@ -5,6 +5,7 @@ EXTRA_DIST += qmp_pair.py qmp-errors.py
 SCRIPT_TESTS += \
 	interop-qemu-bitmaps-qmp.sh \
 	interop-qemu-blkdebug.sh \
+	interop-qemu-python.sh \
 	interop-qemu-qmp-errors.sh \
 	test-nodes-blkdebug.sh \
 	test-nodes-client.sh \
