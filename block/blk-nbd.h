@@ -8,6 +8,15 @@
 
 #include "blk.h"
 
+/* For servers that are reached over TLS, by libnbd: one of the two, and the
+ * user whose key it is.
+ */
+struct blk_nbd_tls {
+  const char *certificates;     /* a directory, see tls.h */
+  const char *psk;              /* a file of keys */
+  const char *user;
+};
+
 struct blk_nbd_options {
   const char *uri;              /* nbd://, nbds://, nbd+unix://, nbds+unix://;
                                    QEMU's nbd:unix:PATH:exportname=NAME and
@@ -18,6 +27,7 @@ struct blk_nbd_options {
   bool is_read_only;
   bool is_foreign;              /* a peer has named the URI, not our user: it
                                    may not choose files of ours (TLS keys) */
+  const struct blk_nbd_tls *tls;        /* NULL = the URI says all */
   /* Metadata contexts to ask for besides base:allocation; open fails, naming
    * it, if the server does not grant one of them.
    */
@@ -47,9 +57,11 @@ int blk_nbd_block_status (struct blk *blk, uint64_t len, uint64_t off,
                           struct extents *lists, size_t nr_lists);
 
 /* Metadata contexts that the export at uri offers and that begin with prefix
- * ("" = all).  The caller frees the strings and the array.
+ * ("" = all).  tls as in the options.  The caller frees the strings and the
+ * array.
  */
-int blk_nbd_list_contexts (const char *uri, const char *prefix,
-                           char ***ret, size_t *ret_nr, struct error *err);
+int blk_nbd_list_contexts (const char *uri, const struct blk_nbd_tls *tls,
+                           const char *prefix, char ***ret, size_t *ret_nr,
+                           struct error *err);
 
 #endif /* TIDEMARK_BLK_NBD_H */

@@ -61,11 +61,22 @@ nbd_blk_free (struct nbd_blk *s)
   free (s);
 }
 
+static int
+set_tls (struct nbd_handle *h, const struct blk_nbd_tls *tls)
+{
+  if (tls->certificates && nbd_set_tls_certificates (h, tls->certificates) < 0)
+    return -1;
+  if (tls->psk && nbd_set_tls_psk_file (h, tls->psk) < 0)
+    return -1;
+  return tls->user ? nbd_set_tls_username (h, tls->user) : 0;
+}
+
 /* A handle that is ready to connect.  Unless is_foreign the user has named the
  * URI, so it may name key files.
  */
 static struct nbd_handle *
-new_handle (char *const *contexts, size_t nr_contexts, bool is_foreign)
+new_handle (char *const *contexts, size_t nr_contexts, bool is_foreign,
+            const struct blk_nbd_tls *tls)
 {
   struct nbd_handle *h = nbd_create ();
   size_t i;
@@ -74,7 +85,8 @@ new_handle (char *const *contexts, size_t nr_contexts, bool is_foreign)
     return NULL;
   /* Our buffers are filled or the read fails, so libnbd need not clear them. */
   if (nbd_set_pread_initialize (h, false) < 0 ||
-      nbd_set_uri_allow_local_file (h, !is_foreign) < 0)
+      nbd_set_uri_allow_local_file (h, !is_foreign) < 0 ||
+      (tls && set_tls (h, tls) < 0))
     goto fail;
   for (i = 0; i < nr_contexts; i++)
     if (nbd_add_meta_context (h, contexts[i]) < 0)
@@ -88,11 +100,12 @@ new_handle (char *const *contexts, size_t nr_contexts, bool is_foreign)
 
 static int
 connect_first (struct nbd_blk *s, const char *name, const char *uri,
-               struct nbd_handle **ret, struct error *err)
+               const struct blk_nbd_tls *tls, struct nbd_handle **ret,
+               struct error *err)
 {
   struct error why = ERROR_INIT;
   struct nbd_handle *h = new_handle (s->contexts, s->nr_contexts,
-                                     s->is_foreign);
+                                     s->is_foreign, tls);
 
   if (!h)
     return libnbd_error (err, name);
@@ -118,13 +131,14 @@ add_conn (struct nbd_blk *s, struct nbd_handle *h)
  * the time is limited by how long the first one took.
  */
 static void
-connect_more (struct nbd_blk *s, const char *uri, size_t nr, int timeout_ms)
+connect_more (struct nbd_blk *s, const char *uri,
+              const struct blk_nbd_tls *tls, size_t nr, int timeout_ms)
 {
   struct nbd_handle *handles[MAX_CONNECTIONS];
   size_t i, n = 0;
 
   for (i = 0; i < nr; i++) {
-    handles[n] = new_handle (s->contexts, s->nr_contexts, s->is_foreign);
+    handles[n] = new_handle (s->contexts, s->nr_contexts, s->is_foreign, tls);
     if (handles[n])
       n++;
   }
@@ -298,7 +312,7 @@ open_node (struct nbd_blk *s, const char *uri,
 
   r = copy_contexts (s, o, err);
   if (r == 0)
-    r = connect_first (s, o->uri, uri, &h, err);
+    r = connect_first (s, o->uri, uri, o->tls, &h, err);
   if (r == 0)
     r = init_node (s, h, o, err);
   if (r < 0)
@@ -307,7 +321,8 @@ open_node (struct nbd_blk *s, const char *uri,
   nr = o->nr_connections ? o->nr_connections : DEFAULT_CONNECTIONS;
   nr = MIN (nr, MAX_CONNECTIONS);
   if (nr > 1 && nbd_can_multi_conn (h) == 1)
-    connect_more (s, uri, nr - 1, MAX (extra_timeout, MIN_EXTRA_TIMEOUT));
+    connect_more (s, uri, o->tls, nr - 1,
+                  MAX (extra_timeout, MIN_EXTRA_TIMEOUT));
   return 0;
 }
 
@@ -383,8 +398,9 @@ list_contexts (struct nbd_handle *h, struct list_call *lc, const char *name,
 }
 
 int
-blk_nbd_list_contexts (const char *name, const char *prefix, char ***ret,
-                       size_t *ret_nr, struct error *err)
+blk_nbd_list_contexts (const char *name, const struct blk_nbd_tls *tls,
+                       const char *prefix, char ***ret, size_t *ret_nr,
+                       struct error *err)
 {
   CLEANUP_FREE char *uri = NULL;
   struct list_call lc = { .prefix = prefix };
@@ -396,7 +412,7 @@ blk_nbd_list_contexts (const char *name, const char *prefix, char ***ret,
   r = nbd_uri_normalize (name, &uri, err);
   if (r < 0)
     return r;
-  h = new_handle (NULL, 0, false);
+  h = new_handle (NULL, 0, false, tls);
   if (!h || nbd_set_opt_mode (h, true) < 0) {
     nbd_close (h);
     return libnbd_error (err, name);

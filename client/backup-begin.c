@@ -179,6 +179,23 @@ parse_disk (const json_t *o, struct backup_disk *d, struct error *err)
   return 0;
 }
 
+static int
+check_uris (struct backup_run *run, struct error *err)
+{
+  char *uri;
+  size_t i;
+  int r = 0;
+
+  for (i = 0; i < run->nr_disks && r == 0; i++) {
+    r = control_check_uri (run->control, run->disks[i].uri, &uri, err);
+    if (r == 0) {
+      free (run->disks[i].uri);
+      run->disks[i].uri = uri;
+    }
+  }
+  return r;
+}
+
 /* The disks that were asked for, each once. */
 static int
 check_names (const struct backup_run *run, struct error *err)
@@ -236,6 +253,8 @@ backup_parse_answer (struct backup_run *run, const json_t *o,
   run->nr_disks = nr;
   for (i = 0; i < nr && r == 0; i++)
     r = parse_disk (json_array_get (disks, i), &run->disks[i], err);
+  if (r == 0)
+    r = check_uris (run, err);
   if (r == 0)
     r = check_names (run, err);
   for (i = 0; i < nr && r == 0; i++)

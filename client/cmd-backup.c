@@ -23,6 +23,7 @@
 #include "progress.h"
 #include "range.h"
 #include "size.h"
+#include "tls-options.h"
 
 #define DEFAULT_LEASE 300
 #define DEFAULT_RETRY 300
@@ -46,6 +47,9 @@ static const struct option_spec options[] = {
     "its connections were lost; 0: not at all (default 300)" },
   { "timeout", 0, "SECONDS", "take connections for lost that are silent for "
     "so long (default 60)" },
+  TLS_OPTION_CERTIFICATES,
+  TLS_OPTION_PSK,
+  TLS_OPTION_USER,
   { NULL }
 };
 

@@ -14,6 +14,7 @@
 #include "control.h"
 #include "progress.h"
 #include "size.h"
+#include "tls-options.h"
 
 static const struct option_spec options[] = {
   { "disabled", 0, NULL, "add: the bitmap does not record" },
@@ -21,6 +22,9 @@ static const struct option_spec options[] = {
   { "granularity", 'g', "SIZE", "add: bytes of one bit, a power of two, 512 to"
     " 2G (default 64K)" },
   { "json", 0, NULL, "list: print one JSON array" },
+  TLS_OPTION_CERTIFICATES,
+  TLS_OPTION_PSK,
+  TLS_OPTION_USER,
   { NULL }
 };
 
@@ -165,7 +169,8 @@ list_nbd (const char *uri, const struct options *o, struct error *err)
   json_t *out = json_array ();
   char **names;
   size_t nr, i;
-  int r = blk_nbd_list_contexts (uri, prefix, &names, &nr, err);
+  int r = blk_nbd_list_contexts (uri, tls_options_nbd (), prefix, &names, &nr,
+                                 err);
 
   if (r < 0) {
     json_decref (out);

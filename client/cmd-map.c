@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cleanup.h"
 #include "client.h"
 #include "control.h"
 #include "dirtymap.h"
@@ -19,11 +20,15 @@
 #include "progress.h"
 #include "size.h"
 #include "source.h"
+#include "tls-options.h"
 
 static const struct option_spec options[] = {
   { "bitmap", 'b', "NAME", "the bitmap (required)" },
   { "disk", 'd', "NAME", "the disk (control socket: required)" },
   { "json", 0, NULL, "print one JSON array" },
+  TLS_OPTION_CERTIFICATES,
+  TLS_OPTION_PSK,
+  TLS_OPTION_USER,
   { "totals", 0, NULL, "print the sums only" },
   { NULL }
 };
@@ -169,18 +174,20 @@ map_session (struct control *c, const struct options *o, struct error *err)
   struct error end_err = ERROR_INIT;
   json_t *answer;
   const json_t *disk;
-  const char *uri, *context;
+  CLEANUP_FREE char *uri = NULL;
+  const char *context;
   int r = begin (c, o, &answer, err);
 
   if (r < 0)
     return r;
   disk = json_array_get (json_object_get (answer, "disks"), 0);
-  uri = json_string_value (json_object_get (disk, "uri"));
+  r = control_check_uri (c, json_string_value (json_object_get (disk, "uri")),
+                         &uri, err);
   context = json_string_value (json_array_get (
     json_object_get (disk, "contexts"), 1));
-  if (uri && context)
+  if (r == 0 && uri && context)
     r = map_export (uri, true, context, o, err);
-  else
+  else if (r == 0)
     r = error_set (err, EPROTO, "backup-begin: malformed answer");
   end.args = json_pack ("{s:O, s:b}", "id", json_object_get (answer, "id"),
                         "success", 0);

@@ -15,6 +15,7 @@
 #include "repo.h"
 #include "restore.h"
 #include "size.h"
+#include "tls-options.h"
 #include "verify.h"
 
 static const struct option_spec options[] = {
@@ -26,6 +27,9 @@ static const struct option_spec options[] = {
   { "format", 0, "FORMAT", "of a new file: raw (default) or qcow2" },
   { "json", 0, NULL, "print one JSON object per event" },
   { "quiet", 'q', NULL, "print warnings and errors only" },
+  TLS_OPTION_CERTIFICATES,
+  TLS_OPTION_PSK,
+  TLS_OPTION_USER,
   { "verify", 0, NULL, "check the backup by its checksums first" },
   { NULL }
 };

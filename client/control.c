@@ -7,6 +7,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 #include "lock.h"
 #include "log.h"
 #include "sockaddr.h"
+#include "tls-options.h"
 
 #define ANSWER_TIMEOUT_MS 120000
 #define MAX_ANSWER (64 * 1024 * 1024)
@@ -33,6 +35,7 @@ struct control {
 
   /* Who sets is_busy has the connection: fd's stream, buf, next_id. */
   int fd;                       /* -1 = none */
+  struct tls *tls;              /* over TCP */
   char *buf;
   size_t len, cap;
   unsigned next_id;
@@ -52,62 +55,82 @@ struct control {
 };
 
 static int
-parse_tidemark_uri (const char *source, const char **ret_path,
-                    struct error *err)
+set_path (struct sock_address *addr, const char *source, const char *path,
+          struct error *err)
 {
-  static const char unix_prefix[] = "tidemark+unix://";
-  size_t len = sizeof unix_prefix - 1;
-
-  if (strncmp (source, "tidemark://", 11) == 0
-      || strncmp (source, "tidemarks://", 12) == 0)
-    return error_set (err, ENOTSUP, "%s: this version cannot reach a control "
-                      "address over TCP, which needs TLS; allowed are "
-                      "tidemark+unix:///PATH and unix:/PATH", source);
-  if (strncmp (source, unix_prefix, len) != 0)
-    return -ENOENT;
-  if (source[len] != '/')
-    return error_set (err, EINVAL, "%s: write tidemark+unix:///PATH with the "
-                      "absolute path of a socket", source);
-  *ret_path = source + len;
+  if (strlen (path) >= sizeof addr->path)
+    return error_set (err, ENAMETOOLONG, "%.120s: the path of a socket can "
+                      "have %zu characters at most", source,
+                      sizeof addr->path - 1);
+  addr->is_unix = true;
+  strcpy (addr->path, path);
   return 0;
 }
 
-/* *ret_path: of the socket; -EINVAL if source is not a control address. */
+/* 1: it is none of these. */
 static int
-control_path (const char *source, const char **ret_path, struct error *err)
+parse_tidemark_uri (const char *source, struct sock_address *addr,
+                    struct error *err)
 {
-  struct stat st;
-  int r = parse_tidemark_uri (source, ret_path, err);
+  static const char unix_prefix[] = "tidemark+unix://";
+  static const char tls_prefix[] = "tidemarks://";
+  size_t len = sizeof unix_prefix - 1, tls_len = sizeof tls_prefix - 1;
 
-  if (r != -ENOENT)
-    return r;
-  if (strncmp (source, "unix:", 5) == 0 && source[5] != '\0') {
-    *ret_path = source + 5;
+  if (strncmp (source, "tidemark://", 11) == 0)
+    return error_set (err, ENOTSUP, "%s: a control address over TCP needs TLS:"
+                      " write tidemarks://HOST:PORT", source);
+  if (strncmp (source, tls_prefix, tls_len) == 0) {
+    if (sock_address_parse (source, source + tls_len, NULL, addr, err) < 0
+        || addr->is_unix || addr->host[0] == '\0'
+        || strchr (addr->host, '/') || strchr (addr->port, '/'))
+      return error_set (err, EINVAL, "%s: write tidemarks://HOST:PORT",
+                        source);
     return 0;
   }
+  if (strncmp (source, unix_prefix, len) != 0)
+    return 1;
+  if (source[len] != '/')
+    return error_set (err, EINVAL, "%s: write tidemark+unix:///PATH with the "
+                      "absolute path of a socket", source);
+  return set_path (addr, source, source + len, err);
+}
+
+/* -EINVAL if source is not a control address. */
+static int
+parse_source (const char *source, struct sock_address *addr,
+              struct error *err)
+{
+  struct stat st;
+  int r;
+
+  *addr = (struct sock_address) { .is_unix = false };
+  r = parse_tidemark_uri (source, addr, err);
+  if (r <= 0)
+    return r;
+  if (strncmp (source, "unix:", 5) == 0 && source[5] != '\0')
+    return set_path (addr, source, source + 5, err);
   if (strstr (source, "://") || stat (source, &st) < 0)
     return error_set (err, EINVAL, "%s: not a source; allowed are a control "
-                      "socket (tidemark+unix:///PATH, unix:/PATH, or the path "
-                      "of a socket) and an NBD URI (nbd://, nbds://, "
-                      "nbd+unix://, nbds+unix://)", source);
+                      "socket (tidemarks://HOST:PORT, tidemark+unix:///PATH, "
+                      "unix:/PATH, or the path of a socket) and an NBD URI "
+                      "(nbd://, nbds://, nbd+unix://, nbds+unix://)", source);
   if (!S_ISSOCK (st.st_mode))
     return error_set (err, ENOTSOCK, "%s: not a socket", source);
-  *ret_path = source;
-  return 0;
+  return set_path (addr, source, source, err);
 }
 
 int
 control_source_kind (const char *source, enum source_kind *ret,
                      struct error *err)
 {
-  const char *path;
+  struct sock_address addr;
   int r;
 
   if (blk_is_nbd_uri (source)) {
     *ret = SOURCE_NBD;
     return 0;
   }
-  r = control_path (source, &path, err);
+  r = parse_source (source, &addr, err);
   if (r == 0)
     *ret = SOURCE_CONTROL;
   return r;
@@ -147,6 +170,22 @@ wait_socket (struct control *c, short events, bool is_final,
   return 0;
 }
 
+static ssize_t
+send_some (struct control *c, const char *text, size_t len)
+{
+  const struct iovec v = { .iov_base = (char *) text, .iov_len = len };
+
+  return c->tls ? tls_sendv (c->tls, &v, 1, MSG_DONTWAIT)
+    : send (c->fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static ssize_t
+receive_some (struct control *c, char *buf, size_t len)
+{
+  return c->tls ? tls_recv (c->tls, buf, len, MSG_DONTWAIT)
+    : recv (c->fd, buf, len, MSG_DONTWAIT);
+}
+
 static int
 send_text (struct control *c, const char *text, bool is_final,
            struct error *err)
@@ -156,7 +195,7 @@ send_text (struct control *c, const char *text, bool is_final,
   int r;
 
   while (done < len) {
-    n = send (c->fd, text + done, len - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+    n = send_some (c, text + done, len - done);
     if (n >= 0)
       done += (size_t) n;
     else if (errno == EAGAIN) {
@@ -187,10 +226,11 @@ receive_more (struct control *c, bool is_final, struct error *err)
     c->cap = c->cap ? c->cap * 2 : 131072;
   }
   for (;;) {
-    r = wait_socket (c, POLLIN, is_final, err);
+    r = c->tls && tls_has_pending (c->tls) ? 0
+      : wait_socket (c, POLLIN, is_final, err);
     if (r < 0)
       return r;
-    n = recv (c->fd, c->buf + c->len, c->cap - c->len, MSG_DONTWAIT);
+    n = receive_some (c, c->buf + c->len, c->cap - c->len);
     if (n == 0)
       return broken (c, ECONNRESET, err,
                      "the server has closed the connection");
@@ -199,7 +239,9 @@ receive_more (struct control *c, bool is_final, struct error *err)
       return 0;
     }
     if (errno != EAGAIN && errno != EINTR)
-      return broken (c, errno, err, "the connection to the server failed");
+      return broken (c, errno, err, c->tls && tls_recv_error (c->tls)
+                     ? tls_recv_error (c->tls)
+                     : "the connection to the server failed");
   }
 }
 
@@ -330,15 +372,47 @@ negotiate (struct control *c, struct error *err)
   return r < 0 ? r : call_connected (c, &call, NULL, err);
 }
 
+static int
+start_tls (struct control *c, struct error *err)
+{
+  struct tls_creds *creds = tls_options_creds (err);
+  struct error why = ERROR_INIT;
+  short events;
+  int r = creds ? tls_new (creds, c->fd, c->address.host, &c->tls, err)
+    : -err->errnum;
+
+  while (r == 0 && (r = tls_handshake (c->tls, &events, &why)) == -EAGAIN)
+    r = wait_socket (c, events, false, err);
+  return why.errnum ? error_set (err, why.errnum, "%s: %s", c->name, why.msg)
+    : r;
+}
+
+static void
+disconnect (struct control *c)
+{
+  if (c->tls)
+    tls_end (c->tls);
+  tls_free (c->tls);
+  c->tls = NULL;
+  if (c->fd >= 0)
+    close (c->fd);
+  c->fd = -1;
+}
+
 /* Who calls has the connection. */
 static int
 connect_now (struct control *c, struct error *err)
 {
-  if (c->fd >= 0)
-    close (c->fd);
+  int r = 0;
+
+  disconnect (c);
   c->len = 0;
   c->fd = sock_address_connect (&c->address, err);
-  return c->fd < 0 ? c->fd : negotiate (c, err);
+  if (c->fd < 0)
+    return c->fd;
+  if (!c->address.is_unix)
+    r = start_tls (c, err);
+  return r < 0 ? r : negotiate (c, err);
 }
 
 static int
@@ -400,24 +474,19 @@ control_call (struct control *c, struct control_call *call, json_t **ret,
 int
 control_connect (const char *source, struct control **ret, struct error *err)
 {
+  struct sock_address address;
   struct control *c;
-  const char *path;
-  int r = control_path (source, &path, err);
+  int r = parse_source (source, &address, err);
 
   if (r < 0)
     return r;
-  if (strlen (path) >= sizeof c->address.path)
-    return error_set (err, ENAMETOOLONG, "%s: the path of a socket can have "
-                      "%zu characters at most", path,
-                      sizeof c->address.path - 1);
   c = calloc (1, sizeof *c);
   if (!c)
     return error_set_errno (err, ENOMEM, "%s", source);
   lock_init (&c->lock, LOCK_RANK_CONTROL);
   cond_init (&c->cond);
   c->fd = -1;
-  c->address.is_unix = true;
-  strcpy (c->address.path, path);
+  c->address = address;
   c->name = strdup (source);
   r = c->name ? connect_now (c, err)
     : error_set_errno (err, ENOMEM, "%s", source);
@@ -434,13 +503,73 @@ control_close (struct control *c)
   if (!c)
     return;
   control_keepalive_stop (c);
-  if (c->fd >= 0)
-    close (c->fd);
+  disconnect (c);
   free (c->buf);
   free (c->name);
   pthread_cond_destroy (&c->cond);
   lock_destroy (&c->lock);
   free (c);
+}
+
+/* The numeric address that the connection goes to; "" if it is not known. */
+static void
+peer_host (const struct control *c, char *buf, size_t size)
+{
+  struct sockaddr_storage addr;
+  socklen_t len = sizeof addr;
+
+  if (getpeername (c->fd, (struct sockaddr *) &addr, &len) < 0
+      || getnameinfo ((struct sockaddr *) &addr, len, buf, (socklen_t) size,
+                      NULL, 0, NI_NUMERICHOST) != 0)
+    buf[0] = '\0';
+}
+
+/* Certificates are for the name that the user knows the server by, which the
+ * server does not know.
+ */
+static int
+replace_host (const struct control *c, const char *uri, char **ret)
+{
+  static const char scheme[] = "nbds://";
+  const char *host = uri + sizeof scheme - 1, *end;
+  bool is_v6 = *host == '[', is_named_v6 = strchr (c->address.host, ':');
+  char peer[NI_MAXHOST];
+
+  host += is_v6;
+  end = host + strcspn (host, is_v6 ? "]" : ":/?");
+  peer_host (c, peer, sizeof peer);
+  if (strlen (peer) != (size_t) (end - host)
+      || memcmp (peer, host, strlen (peer)) != 0)
+    *ret = strdup (uri);
+  else if (asprintf (ret, "%s%s%s%s%s", scheme, is_named_v6 ? "[" : "",
+                     c->address.host, is_named_v6 ? "]" : "",
+                     end + (is_v6 && *end)) < 0)
+    *ret = NULL;
+  return *ret ? 0 : -ENOMEM;
+}
+
+int
+control_check_uri (struct control *c, const char *uri, char **ret,
+                   struct error *err)
+{
+  int r;
+
+  *ret = NULL;
+  if (uri == NULL)
+    return 0;
+  if (c->address.is_unix) {
+    *ret = strdup (uri);
+    r = *ret ? 0 : -ENOMEM;
+  }
+  else if (strncmp (uri, "nbds://", 7) == 0)
+    r = replace_host (c, uri, ret);
+  else if (strncmp (uri, "nbd://", 6) == 0)
+    return error_set (err, EPROTO, "%s: the server wants data to go without "
+                      "TLS (%.200s), which is refused", c->name, uri);
+  else
+    return error_set (err, EPROTO, "%s: the server has no backup address over "
+                      "TCP (it says %.200s)", c->name, uri);
+  return r < 0 ? error_set_errno (err, -r, "%s", c->name) : 0;
 }
 
 /* True if it is time to renew, false if the thread is to end. */

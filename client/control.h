@@ -15,8 +15,9 @@ enum source_kind {
   SOURCE_NBD,                   /* an export of an NBD server */
 };
 
-/* What the user's SOURCE is: "tidemark+unix:///PATH", "unix:/PATH" or the path
- * of a socket; an NBD URI.  0 or -errno with *err naming what is allowed.
+/* What the user's SOURCE is: "tidemarks://HOST:PORT",
+ * "tidemark+unix:///PATH", "unix:/PATH" or the path of a socket; an NBD URI.
+ * 0 or -errno with *err naming what is allowed.
  */
 int control_source_kind (const char *source, enum source_kind *ret,
                          struct error *err);
@@ -29,6 +30,14 @@ void control_close (struct control *c);
 
 /* From now on a call connects again first if the connection was lost. */
 void control_set_lasting (struct control *c);
+
+/* An export's URI that the server has named: *ret is where to connect, which
+ * the caller frees (NULL if uri is NULL).  Over TLS it has to be one with TLS,
+ * and the server goes by the name that the user has given it.  Any thread, not
+ * beside a call.
+ */
+int control_check_uri (struct control *c, const char *uri, char **ret,
+                       struct error *err);
 
 /* Carry out a command.  Takes the reference to args (an object; NULL = {}).
  * *ret, if ret is not NULL, is a new reference to what it returned.  -EREMOTEIO

@@ -11,6 +11,7 @@
 #include "interrupt.h"
 #include "log.h"
 #include "progress.h"
+#include "tls-options.h"
 
 static const struct command *const commands[] = {
   &cmd_backup, &cmd_list, &cmd_info, &cmd_restore, &cmd_verify, &cmd_bitmap,
@@ -136,6 +137,8 @@ run_command (const struct command *c, int argc, char **argv)
   else if (o.nr_args > c->max_args)
     status = client_usage (c, "unexpected argument '%s'; it takes %s",
                            o.args[c->max_args], c->synopsis);
+  else if (tls_options_init (&o, &err) < 0)
+    status = client_usage (c, "%s", err.msg);
   else if (interrupt_init (&err) < 0)
     status = client_fail (&err);
   else {
@@ -144,6 +147,7 @@ run_command (const struct command *c, int argc, char **argv)
                    : PROGRESS_HUMAN);
     status = c->run (&o);
   }
+  tls_options_fini ();
   options_free (&o);
   return status;
 }

@@ -24,6 +24,7 @@
 #include "restore.h"
 #include "size.h"
 #include "source.h"
+#include "tls-options.h"
 
 #define MAX_EXTENTS 4096
 #define MAX_ITEM (UINT32_C (1) << 19)
@@ -140,6 +141,7 @@ open_nbd (struct restore *r, struct error *err)
   const struct blk_nbd_options o = {
     .uri = r->options->output,
     .nr_connections = r->options->nr_connections,
+    .tls = tls_options_nbd (),
     .is_allocation_optional = true,
   };
   int e = blk_nbd_open (&o, &r->target, err);

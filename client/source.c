@@ -8,6 +8,7 @@
 
 #include "blk-nbd.h"
 #include "source.h"
+#include "tls-options.h"
 
 static const char prefix[] = "qemu:dirty-bitmap:";
 
@@ -29,7 +30,8 @@ explain_contexts (const char *uri, const char *context, struct error *err)
   size_t nr, i, len = strlen (err->msg);
   int is_missing = 1;
 
-  if (blk_nbd_list_contexts (uri, prefix, &names, &nr, NULL) < 0)
+  if (blk_nbd_list_contexts (uri, tls_options_nbd (), prefix, &names, &nr,
+                             NULL) < 0)
     return;
   for (i = 0; i < nr; i++)
     is_missing &= strcmp (names[i], context) != 0;
@@ -55,6 +57,7 @@ source_open (const char *uri, bool is_foreign, const char *context,
     .nr_connections = nr_connections,
     .is_read_only = true,
     .is_foreign = is_foreign,
+    .tls = tls_options_nbd (),
     .contexts = &context,
     .nr_contexts = context ? 1 : 0,
     .is_allocation_optional = true,

@@ -192,6 +192,7 @@ choose_user (struct tls_creds *c, const struct tls_creds_options *o,
   if (user == NULL)
     return error_set (err, EINVAL, "TLS: %.160s has keys of %zu users: say "
                       "which one you are", o->psk, c->users.len);
+  c->user = user->name;
   r = gnutls_psk_allocate_client_credentials (&c->psk_client);
   if (r == 0)
     r = gnutls_psk_set_client_credentials (c->psk_client, user->name,
@@ -268,6 +269,12 @@ tls_creds_free (struct tls_creds *c)
   }
   tls_user_vector_reset (&c->users);
   free (c);
+}
+
+const char *
+tls_creds_user (const struct tls_creds *c)
+{
+  return c->user;
 }
 
 bool

@@ -23,6 +23,7 @@ struct tls_creds {
   gnutls_psk_server_credentials_t psk_server;   /* or NULL */
   gnutls_psk_client_credentials_t psk_client;   /* or NULL */
   struct tls_user_vector users;
+  const char *user;             /* the client's own, of users, or NULL */
 };
 
 /* NULL if there is no such user. */

@@ -154,8 +154,12 @@ tls_new (struct tls_creds *creds, int fd, const char *host, struct tls **ret,
   t->creds = creds;
   t->fd = fd;
   t->recv_flags = t->send_flags = MSG_DONTWAIT;
-  r = gnutls_init (&t->session, flags | (creds->is_server ? GNUTLS_SERVER
-                                         : GNUTLS_CLIENT));
+  /* A certificate that the server does not believe is sent, too: its answer
+   * then says why.
+   */
+  r = gnutls_init (&t->session, flags
+                   | (creds->is_server ? GNUTLS_SERVER
+                      : GNUTLS_CLIENT | GNUTLS_FORCE_CLIENT_CERT));
   if (r < 0)
     t->session = NULL;
   t->host = host ? strdup (host) : NULL;
@@ -561,6 +565,13 @@ tls_sendv (struct tls *t, const struct iovec *iov, size_t nr, int flags)
   errno = n == GNUTLS_E_AGAIN ? EAGAIN : n == GNUTLS_E_INTERRUPTED ? EINTR
     : EPIPE;
   return -1;
+}
+
+void
+tls_refuse (struct tls *t)
+{
+  t->send_flags = MSG_DONTWAIT;
+  gnutls_alert_send (t->session, GNUTLS_AL_FATAL, GNUTLS_A_ACCESS_DENIED);
 }
 
 void

@@ -39,6 +39,8 @@ int tls_creds_new (const struct tls_creds_options *options,
 void tls_creds_free (struct tls_creds *creds);  /* NULL is allowed */
 /* Server: it knows the names of its clients. */
 bool tls_creds_verify_peer (const struct tls_creds *creds);
+/* Client with keys: its user name.  Else NULL. */
+const char *tls_creds_user (const struct tls_creds *creds);
 
 struct tls;
 
@@ -69,6 +71,9 @@ ssize_t tls_sendv (struct tls *t, const struct iovec *iov, size_t nr,
 bool tls_has_pending (struct tls *t);
 /* Of the thread that receives: why tls_recv failed, or NULL. */
 const char *tls_recv_error (const struct tls *t);
+/* Tell the peer that it may not be here, if that is possible without waiting.
+ */
+void tls_refuse (struct tls *t);
 /* Tell the peer that nothing more comes, if that is possible without waiting.
  */
 void tls_end (struct tls *t);

@@ -161,6 +161,7 @@ conn_start_tls (struct conn *c)
     return 0;
   error_set (&err, EACCES, "TLS: '%.150s' is not on the list of those who may "
              "connect here (tls-allow)", tls_peer (tls));
+  tls_refuse (tls);
   return tls_failed (c, &err);
 }
 

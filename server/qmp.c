@@ -405,9 +405,11 @@ start_tls (struct qmp_conn *c)
   r = tls_new (server_tls_creds (st), c->fd, NULL, &tls, &err);
   if (r == 0)
     r = shake_hands (c, tls, &err);
-  if (r == 0 && !server_tls_allows (st, tls, false, TLS_ROLE_BACKUP, NULL))
+  if (r == 0 && !server_tls_allows (st, tls, false, TLS_ROLE_BACKUP, NULL)) {
     r = error_set (&err, EACCES, "TLS: '%.150s' is not on the list of those "
                    "who may connect here (tls-allow)", tls_peer (tls));
+    tls_refuse (tls);
+  }
   if (r < 0) {
     log_message (err.errnum == ECONNRESET ? LOG_LEVEL_INFO
                  : LOG_LEVEL_WARNING, "control: %s: %s",

@@ -44,6 +44,6 @@ fake_nbd_server_SOURCES = fake-nbd-server.c unit/fake-nbd.c unit/fake-nbd.h
 SCRIPT_TESTS += test-client-hostile-nbd.sh
 SCRIPT_TESTS += test-client-hostile-control.sh
 EXTRA_DIST += fake-control.py
-SCRIPT_TESTS += test-client-device.sh
+SCRIPT_TESTS += test-client-device.sh test-client-tls.sh
 EXTRA_DIST += relay.py client-resume.py
 SCRIPT_TESTS += test-client-resume.sh

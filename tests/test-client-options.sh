@@ -75,7 +75,12 @@ for s in "$tmp/nothing" http://x x "" "tidemark:/x"; do
 done
 touch "$tmp/file"
 bad "not a socket" backup "$tmp/file" "$tmp/r"
-bad "needs TLS" backup tidemarks://host:10811 "$tmp/r"
+for s in tidemarks:// tidemarks://host tidemarks://:10811 \
+    tidemarks://unix:/x tidemarks://host:10811/x; do
+    bad "write tidemarks://HOST:PORT" backup "$s" "$tmp/r"
+done
+bad "--tls-user goes with --tls-psk alone" backup --tls-user x $sock "$tmp/r"
+bad "TLS: $tmp/none" backup --tls-psk "$tmp/none" $sock "$tmp/r"
 bad "needs TLS" backup tidemark://host "$tmp/r"
 bad "absolute path" backup tidemark+unix://x "$tmp/r"
 bad "--format vmdk: allowed are raw and qcow2" \
@@ -97,8 +102,7 @@ expect_status 1 "/nonexistent" "$tidemark" map $sock -d vda -b b
 expect_status 1 "nothing.sock" \
     "$tidemark" bitmap list "nbd+unix:///?socket=$tmp/nothing.sock"
 long=$(printf '%0200d' 0)
-expect_status 1 "can have 107 characters at most" \
-    "$tidemark" bitmap list "unix:/$long"
+bad "can have 107 characters at most" bitmap list "unix:/$long"
 # An output that cannot be written.
 expect_status 1 "cannot write to stdout" \
     bash -c "\"$tidemark\" --long-options >/dev/full; \"$tidemark\" map --help >/dev/full"

@@ -852,7 +852,7 @@ test_contexts (void **state)
   start_server ("qemu-nbd -t -e 4 -r -f qcow2 -x disk -B b0 -B b1 -k %s "
                 "%s/d.qcow2", sock, tmp);
   snprintf (uri, sizeof uri, "nbd:unix:%s:exportname=disk", sock);
-  if (blk_nbd_list_contexts (uri, "qemu:dirty-bitmap:", &names, &nr,
+  if (blk_nbd_list_contexts (uri, NULL, "qemu:dirty-bitmap:", &names, &nr,
                              &err) < 0)
     fail_msg ("%s", err.msg);
   assert_int_equal (nr, 2);
