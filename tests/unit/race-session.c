@@ -149,7 +149,7 @@ test_success_of_broken_is_refused (void **state)
   session_unref (other);
 }
 
-/* Many end it at once, some in success, while others attach: one wins. */
+/* Many end it at once, some in success, while others attach: one way wins. */
 struct racer {
   struct fixture *f;
   struct point_id id;
@@ -189,7 +189,7 @@ test_ends_race (void **state)
     struct session *s = begin (f, "b", 0, 0);
     struct racer racers[NR];
     _Atomic bool go = false;
-    unsigned nr_won = 0;
+    unsigned nr_won[2] = { 0, 0 };      /* aborts, successes */
 
     for (unsigned i = 0; i < NR; i++) {
       racers[i] = (struct racer) {
@@ -201,9 +201,12 @@ test_ends_race (void **state)
     for (unsigned i = 0; i < NR; i++) {
       pthread_join (racers[i].thread, NULL);
       assert_true (racers[i].result == 0 || racers[i].result == -ENOENT);
-      nr_won += i % 3 != 2 && racers[i].result == 0;
+      if (i % 3 != 2)
+        nr_won[i % 3] += racers[i].result == 0;
     }
-    assert_int_equal (nr_won, 1);
+    /* A success may be said again. */
+    assert_true (nr_won[0] == 0 ? nr_won[1] > 0
+                 : nr_won[0] == 1 && nr_won[1] == 0);
     session_unref (s);
   }
   assert_int_equal (f->nr_ended[SESSION_END_SUCCESS]
