@@ -132,11 +132,14 @@ class Disk:
         for _ in range(4):
             size = max(self.size * rng.randrange(30, 170) // 100 // 512, 1)
             size *= 512
+            # QEMU (7.2) shows what an earlier shrink has left behind the end
+            # of the last cluster.
+            is_ours = size > self.size and self.size % self.cluster
             self.model = self.model[:size].ljust(size, b"\0")
             self.size = size
             if "metadata" in self.options or "full" in self.options:
                 self.touched.update(range(10000))
-            if rng.randrange(3):
+            if rng.randrange(3) or is_ours:
                 run(tool, stdin=f"open {self.name}\nresize {size}\nclose\n")
             else:
                 run("qemu-img", "resize", "-q", "-f", "qcow2", "--shrink",
