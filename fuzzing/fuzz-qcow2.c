@@ -502,9 +502,9 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
   if (!was_sound) {
     files_close (&f);
     files_open (&f, data, size);
-    was_sound = mend (&f);
-    if (was_sound)
-      write_image (&f, true, false);
+    /* That it stays sound is not claimed: see README, "Open". */
+    if (mend (&f))
+      write_image (&f, false, false);
   }
   if (was_sound)
     write_image (&f, true, true);

@@ -298,8 +298,8 @@ struct moment {
 
 static struct moment moments[NR_STEPS + 1];
 
-/* Every how manyth moment: one thread is at work, and the thread sanitizer makes
- * it 30 times slower.
+/* Every how manyth moment: one thread is at work, and the thread sanitizer
+ * makes it 30 times slower.
  */
 #ifdef __SANITIZE_THREAD__
 enum { MOMENT_STRIDE = 7 };
