@@ -14,6 +14,7 @@
 #include "cleanup.h"
 #include "files.h"
 #include "journal.h"
+#include "manifest.h"
 #include "range.h"
 
 #define JOURNAL_FORMAT "tidemark journal"
@@ -110,30 +111,18 @@ journal_write (int dirfd, unsigned number, bool is_full,
 }
 
 static bool
-get_uint (const json_t *o, const char *key, uint64_t *ret)
-{
-  const json_t *v = json_object_get (o, key);
-
-  if (!json_is_integer (v) || json_integer_value (v) < 0
-      || (uint64_t) json_integer_value (v) > RANGE_MAX_SIZE)
-    return false;
-  *ret = (uint64_t) json_integer_value (v);
-  return true;
-}
-
-static bool
 parse_progress (const json_t *o, struct journal *j)
 {
   struct sums_state *s = &j->sums;
   uint64_t type = 0;
-  bool ok = get_uint (o, "next-cluster", &s->next)
-    && get_uint (o, "sums-offset", &s->offset)
-    && get_uint (o, "sums-records", &s->nr_records)
-    && get_uint (o, "data-clusters", &s->totals.data_clusters)
-    && get_uint (o, "zero-clusters", &s->totals.zero_clusters)
-    && get_uint (o, "run-type", &type) && type <= SUMS_ZERO
-    && get_uint (o, "run-first", &s->run_first)
-    && get_uint (o, "run-count", &s->run_count);
+  bool ok = json_get_size (o, "next-cluster", &s->next)
+    && json_get_size (o, "sums-offset", &s->offset)
+    && json_get_size (o, "sums-records", &s->nr_records)
+    && json_get_size (o, "data-clusters", &s->totals.data_clusters)
+    && json_get_size (o, "zero-clusters", &s->totals.zero_clusters)
+    && json_get_size (o, "run-type", &type) && type <= SUMS_ZERO
+    && json_get_size (o, "run-first", &s->run_first)
+    && json_get_size (o, "run-count", &s->run_count);
 
   s->run_type = (enum sums_type) type;
   return ok;
@@ -145,10 +134,10 @@ parse_complete (const json_t *o, struct journal *j)
   const char *root = json_string_value (json_object_get (o, "sums-sha256"));
   uint64_t finished;
 
-  if (!get_uint (o, "data-bytes", &j->data_bytes)
-      || !get_uint (o, "zero-bytes", &j->zero_bytes)
-      || !get_uint (o, "image-bytes", &j->image_bytes)
-      || !get_uint (o, "finished", &finished)
+  if (!json_get_size (o, "data-bytes", &j->data_bytes)
+      || !json_get_size (o, "zero-bytes", &j->zero_bytes)
+      || !json_get_size (o, "image-bytes", &j->image_bytes)
+      || !json_get_size (o, "finished", &finished)
       || !root || sums_hash_parse (root, j->root) < 0)
     return false;
   j->finished = (int64_t) finished;
@@ -164,9 +153,9 @@ parse (const json_t *o, struct journal *j)
   uint64_t version, cluster_size;
 
   if (!format || strcmp (format, JOURNAL_FORMAT) != 0
-      || !get_uint (o, "version", &version) || version != JOURNAL_VERSION
+      || !json_get_size (o, "version", &version) || version != JOURNAL_VERSION
       || !id || point_id_parse (id, &j->session) < 0
-      || !get_uint (o, "cluster-size", &cluster_size))
+      || !json_get_size (o, "cluster-size", &cluster_size))
     return false;
   j->cluster_size = (uint32_t) cluster_size;
   j->is_complete = complete != NULL;

@@ -234,8 +234,8 @@ get_string (const json_t *o, const char *key, bool is_optional, char **ret)
   return *ret != NULL;
 }
 
-static bool
-get_size (const json_t *o, const char *key, uint64_t *ret)
+bool
+json_get_size (const json_t *o, const char *key, uint64_t *ret)
 {
   const json_t *v = json_object_get (o, key);
 
@@ -299,7 +299,7 @@ fill (struct manifest *m, const json_t *o)
   const char *root = json_string_value (json_object_get (o, "sums-sha256"));
 
 #define CHECK(key, ok) if (!(ok)) return key
-  CHECK ("number", get_size (o, "number", &number) && number == m->number);
+  CHECK ("number", json_get_size (o, "number", &number) && number == m->number);
   CHECK ("image", is_name (o, "image", m, ".qcow2"));
   CHECK ("sums", is_name (o, "sums", m, ".sums"));
   CHECK ("sums-sha256", root && sums_hash_parse (root, m->root) == 0);
@@ -317,15 +317,15 @@ fill (struct manifest *m, const json_t *o)
                                     &m->parent));
   CHECK ("time", get_time (o, "time", &m->time));
   CHECK ("finished", get_time (o, "finished", &m->finished));
-  CHECK ("virtual-size", get_size (o, "virtual-size", &m->virtual_size));
-  CHECK ("cluster-size", get_size (o, "cluster-size", &cluster_size)
+  CHECK ("virtual-size", json_get_size (o, "virtual-size", &m->virtual_size));
+  CHECK ("cluster-size", json_get_size (o, "cluster-size", &cluster_size)
          && is_power_of_2 (cluster_size) && cluster_size >= 512
          && cluster_size <= SUMS_MAX_CLUSTER_SIZE);
   m->cluster_size = (uint32_t) cluster_size;
-  CHECK ("dirty-bytes", get_size (o, "dirty-bytes", &m->dirty_bytes));
-  CHECK ("data-bytes", get_size (o, "data-bytes", &m->data_bytes));
-  CHECK ("zero-bytes", get_size (o, "zero-bytes", &m->zero_bytes));
-  CHECK ("image-bytes", get_size (o, "image-bytes", &m->image_bytes));
+  CHECK ("dirty-bytes", json_get_size (o, "dirty-bytes", &m->dirty_bytes));
+  CHECK ("data-bytes", json_get_size (o, "data-bytes", &m->data_bytes));
+  CHECK ("zero-bytes", json_get_size (o, "zero-bytes", &m->zero_bytes));
+  CHECK ("image-bytes", json_get_size (o, "image-bytes", &m->image_bytes));
   CHECK ("disks", json_is_array (json_object_get (o, "disks")));
 #undef CHECK
   m->disks = json_incref (json_object_get (o, "disks"));

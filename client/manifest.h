@@ -74,4 +74,9 @@ int manifest_read (int dirfd, const char *folder, const char *name,
 #define TIME_STRING_SIZE 32
 const char *time_format (int64_t t, char ret[TIME_STRING_SIZE]);
 
+/* A number of bytes, clusters or the like among an object's members: false
+ * unless it is within [0, RANGE_MAX_SIZE].  Journals have such, too.
+ */
+bool json_get_size (const json_t *o, const char *key, uint64_t *ret);
+
 #endif /* TIDEMARK_MANIFEST_H */

@@ -15,7 +15,7 @@ unit_race_session_SOURCES = unit/race-session.c
 UNIT_TESTS += unit/oracle-session
 unit_oracle_session_SOURCES = unit/oracle-session.c
 UNIT_TESTS += unit/fault-session
-unit_fault_session_SOURCES = unit/fault-session.c
+unit_fault_session_SOURCES = unit/fault-session.c unit/fault-alloc.h
 unit_fault_session_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc \
 	-Wl,--wrap=calloc -Wl,--wrap=realloc -Wl,--wrap=strdup \
 	-Wl,--wrap=asprintf -Wl,--wrap=posix_memalign

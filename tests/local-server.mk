@@ -3,7 +3,8 @@ check_PROGRAMS += nbd-test-server
 nbd_test_server_SOURCES = nbd-test-server.c
 EXTRA_DIST += raw_nbd.py tls_util.py
 SCRIPT_TESTS += server-handshake.py server-commands.py server-status.py \
-	server-hostile.py server-tls.py interop-libnbd-server.sh interop-qemu-server.sh \
+	server-hostile.py server-tls.py interop-libnbd-server.sh \
+	interop-qemu-server.sh \
 	test-docs-protocol.sh
 UNIT_TESTS += unit/test-nbd-pure unit/test-export unit/fault-nbd-server \
 	unit/race-nbd-server

@@ -6,11 +6,8 @@
 . "${srcdir:-.}/control-test.sh"
 requires qemu-img qemu-nbd losetup
 truncate -s 4M "$tmp/device"
-device=$(losetup --find --show "$tmp/device" 2> "$tmp/err") || device=
-if [ -z "$device" ]; then
-    echo "no loop device: $(cat "$tmp/err")"
-    exit 77
-fi
+device=$(losetup --find --show "$tmp/device" 2> "$tmp/err") ||
+    fail "no loop device: $(cat "$tmp/err")"
 test_cleanup+=("losetup --detach $device")
 timeout 120 python3 - "$tmp" "$device" <<'END'
 import sys
