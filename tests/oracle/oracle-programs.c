@@ -8,7 +8,8 @@
  * stored is restored through its chain, by "qemu-img convert" and "tidemark
  * restore" in turn, and must be a state that the disks have had at a single
  * moment between the start of the client and its first word about the pull
- * (history.c).
+ * (history.c).  A run that goes on with what a killed one has left is judged by
+ * the moment of that one.
  *
  * usage: oracle-programs DIR LIVE-SOCKET CONTROL TIDEMARK POINTS
  * The exports are "a" and "b".  DIR/final-a.raw and final-b.raw become what the
@@ -73,14 +74,26 @@ struct stored {
 
 DEFINE_VECTOR (stored_list, struct stored);
 
+/* What a run is asked for. */
+struct what {
+  bool wants[NR_DISKS];
+  bool is_full;
+  const char *cluster_size;     /* NULL = default */
+};
+
 struct repo {
   unsigned number;
   char *path;
   uint64_t random;
   pthread_t thread;
   struct stored_list stored;
-  unsigned nr_backups, nr_full, nr_incremental, nr_killed, nr_busy;
+  unsigned nr_backups, nr_full, nr_incremental, nr_killed, nr_busy, nr_resumed;
   bool has_left_session;        /* a client was killed with SIGKILL */
+  /* The point of the session that it left, for a run that goes on with it.
+   * NULL = there is none.
+   */
+  struct history_point *left;
+  struct what what;             /* was wanted last */
 };
 
 static void __attribute__ ((noreturn, format (printf, 1, 2)))
@@ -277,9 +290,7 @@ struct run {
   struct repo *repo;
   struct history_point *point;
   bool has_begun;               /* it has said so */
-  bool wants[NR_DISKS];
-  bool is_full;
-  const char *cluster_size;     /* NULL = default */
+  struct what what;
   int signal;                   /* to send; 0 = none */
   uint64_t signal_at;           /* ms */
   bool signal_on_begin;
@@ -288,25 +299,76 @@ struct run {
 };
 
 static void
-choose_run (struct repo *repo, struct run *run)
+choose_what (struct repo *repo, struct what *what)
 {
   static const char *const sizes[] = { "4k", "32k", "128k" };
   const unsigned how = next_random (&repo->random) % 32;
   const unsigned one = next_random (&repo->random) % NR_DISKS;
   unsigned i;
 
+  for (i = 0; i < NR_DISKS; i++)
+    what->wants[i] = how < 24 || i == one;
+  what->is_full = next_random (&repo->random) % 16 == 0;
+  what->cluster_size = NULL;
+  if (next_random (&repo->random) % 4 == 0)
+    what->cluster_size = sizes[next_random (&repo->random) % 3];
+}
+
+/* What a killed run wanted is mostly wanted again: only that can be gone on
+ * with.
+ */
+static void
+choose_run (struct repo *repo, struct run *run)
+{
   memset (run, 0, sizeof *run);
   run->repo = repo;
-  for (i = 0; i < NR_DISKS; i++)
-    run->wants[i] = how < 24 || i == one;
-  run->is_full = next_random (&repo->random) % 16 == 0;
-  if (next_random (&repo->random) % 4 == 0)
-    run->cluster_size = sizes[next_random (&repo->random) % 3];
+  if (repo->left == NULL || next_random (&repo->random) % 4 == 0)
+    choose_what (repo, &repo->what);
+  run->what = repo->what;
   if (next_random (&repo->random) % 5 == 0) {
-    run->signal = next_random (&repo->random) % 8 ? SIGTERM : SIGKILL;
+    run->signal = next_random (&repo->random) % 2 ? SIGTERM : SIGKILL;
     run->signal_on_begin = next_random (&repo->random) % 2;
     run->signal_at = now_ms () + next_random (&repo->random) % 60;
   }
+}
+
+/* The run goes on with the session that a killed one has left: what it stores
+ * is the point of that one.
+ */
+static void
+go_on (struct run *run)
+{
+  if (run->has_begun || run->repo->left == NULL)
+    die ("the client goes on with a session that nobody left");
+  history_point_close (run->point);
+  run->point = run->repo->left;
+  run->repo->left = NULL;
+  run->has_begun = true;
+  run->repo->nr_resumed++;
+}
+
+/* The run has ended; its point is NULL if it has been judged.  A killed one may
+ * leave its session, of which it need not have said a word; one that has not
+ * begun leaves the session that it found.
+ */
+static void
+leave_session (struct run *run, bool is_killed)
+{
+  struct repo *repo = run->repo;
+
+  if (run->has_begun && repo->left) {
+    history_point_close (repo->left);
+    repo->left = NULL;
+  }
+  if (run->point == NULL)
+    return;
+  if (!is_killed || repo->left) {
+    if (is_killed)
+      history_point_returned (repo->left);
+    history_point_close (run->point);
+  }
+  else
+    repo->left = run->point;
 }
 
 /* An event that the client prints. */
@@ -330,6 +392,10 @@ take_event (struct run *run, const json_t *o)
       run->repo->nr_full++;
     else
       run->repo->nr_incremental++;
+    return;
+  }
+  if (strcmp (event, "resumed") == 0) {
+    go_on (run);
     return;
   }
   if (strcmp (event, "stored") != 0)
@@ -402,15 +468,15 @@ run_client (struct run *run)
   int argc = 5, fds[2], status;
   pid_t pid;
 
-  if (run->is_full)
+  if (run->what.is_full)
     argv[argc++] = "--full";
-  if (run->cluster_size) {
+  if (run->what.cluster_size) {
     argv[argc++] = "--cluster-size";
-    argv[argc++] = run->cluster_size;
+    argv[argc++] = run->what.cluster_size;
   }
-  if (run->wants[0] != run->wants[1]) {
+  if (run->what.wants[0] != run->what.wants[1]) {
     argv[argc++] = "--disk";
-    argv[argc++] = run->wants[0] ? "a" : "b";
+    argv[argc++] = run->what.wants[0] ? "a" : "b";
   }
   argv[argc++] = control;
   argv[argc] = run->repo->path;
@@ -485,7 +551,7 @@ read_restored (const char *path, unsigned disk, struct history_point *point)
   return hash;
 }
 
-/* Every image stored by the run.  Takes the point. */
+/* Every image stored by the run. */
 static void
 judge_run (struct run *run)
 {
@@ -505,6 +571,7 @@ judge_run (struct run *run)
       die ("out of memory");
   }
   ok = history_point_verdict (run->point);
+  run->point = NULL;
   pthread_mutex_unlock (&judge);
   if (!ok) {
     for (i = 0; i < NR_DISKS; i++)
@@ -542,7 +609,7 @@ finish_run (struct run *run, int status, uint64_t since)
   if (status != 0 && !run->is_signalled) {
     if (!may_be_busy (repo, since))
       die ("tidemark backup: status %d: %s", status, read_log (repo));
-    history_point_close (run->point);
+    leave_session (run, false);
     return false;
   }
   if (status != 0) {
@@ -550,10 +617,12 @@ finish_run (struct run *run, int status, uint64_t since)
     repo->has_left_session |= WIFSIGNALED (status);
   }
   for (i = 0; status == 0 && i < NR_DISKS; i++)
-    if (run->wants[i] != (run->stored[i].image != NULL))
+    if (run->what.wants[i] != (run->stored[i].image != NULL))
       die ("tidemark backup ends well, but disk %c is%s stored",
-           disk_letter (i), run->wants[i] ? " not" : "");
-  judge_run (run);
+           disk_letter (i), run->what.wants[i] ? " not" : "");
+  if (run->stored[0].image || run->stored[1].image)
+    judge_run (run);
+  leave_session (run, WIFSIGNALED (status));
   repo->nr_backups++;
   return true;
 }
@@ -570,7 +639,7 @@ one_backup (struct repo *repo, bool is_last)
     choose_run (repo, &run);
     if (is_last) {
       run.signal = 0;
-      run.wants[0] = run.wants[1] = true;
+      run.what.wants[0] = run.what.wants[1] = true;
     }
     run.point = history_point_open (history);
     status = run_client (&run);
@@ -661,6 +730,9 @@ run_all (struct repo *repos)
   if (!writers_stop (writers))
     die ("the guests have failed");
   for (i = 0; i < NR_REPOS && !atomic_load (&has_failed); i++) {
+    /* A session that a killed client has left has an older point. */
+    if (repos[i].left)
+      one_backup (&repos[i], true);
     one_backup (&repos[i], true);
     keep_final (&repos[i]);
     restore_again (&repos[i]);
@@ -705,10 +777,11 @@ main (int argc, char *argv[])
   printf ("oracle: right under %" PRIu64 " operations of the guests:\n",
           history_count (history));
   for (i = 0; i < NR_REPOS; i++) {
-    printf ("  repository %u: %u backups, of which %u killed; %zu images"
-            " stored; disks begun full %u, incremental %u; busy %u times\n",
-            i, repos[i].nr_backups, repos[i].nr_killed, repos[i].stored.len,
-            repos[i].nr_full, repos[i].nr_incremental, repos[i].nr_busy);
+    printf ("  repository %u: %u backups, of which %u killed, %u gone on with;"
+            " %zu images stored; disks begun full %u, incremental %u; busy %u"
+            " times\n", i, repos[i].nr_backups, repos[i].nr_killed,
+            repos[i].nr_resumed, repos[i].stored.len, repos[i].nr_full,
+            repos[i].nr_incremental, repos[i].nr_busy);
     free_repo (&repos[i]);
   }
   history_free (history);
