@@ -3,7 +3,8 @@
  * becomes of them.
  *
  * I2 (part): frozen bits are dropped only by an end in success, and only if no
- *     view has broken; anything else merges them back.
+ *     view has broken; anything else merges them back, and so it does those of
+ *     disks whose bitmaps are to be kept.
  * I5 (part): the point is taken with the gates of all disks of the session
  *     closed at once.
  *
@@ -287,13 +288,17 @@ session_take_point (struct session *s, const struct session_request *request,
   return ret;
 }
 
-/* I2: the first broken view, or NULL.  [gates closed: none can break now] */
+/* I2: the first broken view of those that count, or NULL.
+ * [gates closed: none can break now]
+ */
 static const struct session_disk *
 find_broken (const struct session *s, int *ret_error)
 {
   struct cbw_view_info info;
 
   for (size_t i = 0; i < s->nr_disks; i++) {
+    if (s->holds[i].is_kept)
+      continue;
     cbw_view_get_info (s->disks[i].view, &info);
     if (info.error) {
       *ret_error = info.error;
@@ -320,7 +325,7 @@ session_release_point (struct session *s, bool is_success, struct error *err)
     struct session_disk *sd = &s->disks[i];
 
     cbw_view_stop (sd->view);
-    if (!is_success)
+    if (!is_success || s->holds[i].is_kept)
       unhold_bitmap (sd, &s->holds[i]);
     else if (sd->bitmap)
       dirty_drop (disk_dirty (sd->disk), sd->bitmap, &s->id);

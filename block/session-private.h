@@ -29,6 +29,7 @@ enum bitmap_change {
 struct hold {
   enum bitmap_change change;
   char reason[128];             /* REPLACED: why it was inconsistent */
+  bool is_kept;                 /* at the end, even in success */
 };
 
 struct session {
@@ -37,6 +38,7 @@ struct session {
   struct point_id id;
   int64_t time;
   unsigned lease;
+  bool is_partial_ok;
   size_t nr_disks;
   struct session_disk *disks;   /* in the order of the request */
   struct hold *holds;           /* one for each of disks */
@@ -45,7 +47,7 @@ struct session {
   /* Atomic. */
   _Atomic unsigned refs;
   _Atomic int64_t touched;      /* CLOCK_MONOTONIC, ns */
-  _Atomic bool is_broken;
+  _Atomic size_t nr_broken;     /* views */
 
   /* Protected by manager->lock. */
   enum session_state state;

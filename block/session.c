@@ -142,6 +142,7 @@ session_new (struct session_manager *m, const struct session_request *request,
   atomic_init (&s->refs, 1);
   s->manager = m;
   s->lease = request->lease ? request->lease : SESSION_DEFAULT_LEASE;
+  s->is_partial_ok = request->is_partial_ok;
   s->state = SESSION_BEGINNING;
   s->disks = calloc (request->nr_disks, sizeof *s->disks);
   s->holds = calloc (request->nr_disks, sizeof *s->holds);
@@ -179,7 +180,7 @@ view_broken (void *opaque)
 {
   struct session *s = opaque;
 
-  atomic_store (&s->is_broken, true);
+  atomic_fetch_add (&s->nr_broken, 1);
   wake_watcher (s->manager, false);
 }
 
@@ -391,24 +392,68 @@ has_succeeded_locked (struct session_manager *m, const struct point_id *id)
   return false;
 }
 
-int
-session_end (struct session_manager *m, const struct point_id *id,
-             bool is_success, struct error *err)
+/* Note whose bitmaps are kept.  On failure none is.  [s is ACTIVE] */
+static int
+mark_kept_locked (struct session *s, const char *const *keep, size_t nr_keep,
+                  struct error *err)
+{
+  size_t i, j;
+
+  for (i = 0; i < nr_keep; i++) {
+    for (j = 0; j < s->nr_disks; j++)
+      if (strcmp (disk_name (s->disks[j].disk), keep[i]) == 0)
+        break;
+    if (j < s->nr_disks && !s->holds[j].is_kept) {
+      s->holds[j].is_kept = true;
+      continue;
+    }
+    error_set (err, EINVAL, j < s->nr_disks ? "Disk '%.100s' is named twice"
+               : "Disk '%.100s' is not in this backup", keep[i]);
+    for (j = 0; j < s->nr_disks; j++)
+      s->holds[j].is_kept = false;
+    return -EINVAL;
+  }
+  return 0;
+}
+
+static int
+end_session (struct session_manager *m, const struct point_id *id,
+             bool is_success, const char *const *keep, size_t nr_keep,
+             struct error *err)
 {
   struct session *s;
   bool has_succeeded = false;
+  int r = 0;
 
   lock_acquire (&m->lock);
   s = find_active_locked (m, id, err);
   if (s)
-    s->state = SESSION_ENDING;
+    r = mark_kept_locked (s, keep, nr_keep, err);
   else
     has_succeeded = has_succeeded_locked (m, id);
+  if (s && r == 0)
+    s->state = SESSION_ENDING;
   lock_release (&m->lock);
+  if (r < 0)
+    return r;
   if (!s)
     return is_success && has_succeeded ? 0 : -ENOENT;
   return finish (m, s, is_success ? SESSION_END_SUCCESS : SESSION_END_ABORT,
                  err);
+}
+
+int
+session_end (struct session_manager *m, const struct point_id *id,
+             bool is_success, struct error *err)
+{
+  return end_session (m, id, is_success, NULL, 0, err);
+}
+
+int
+session_end_keep (struct session_manager *m, const struct point_id *id,
+                  const char *const *keep, size_t nr_keep, struct error *err)
+{
+  return end_session (m, id, true, keep, nr_keep, err);
 }
 
 int
@@ -428,6 +473,12 @@ session_attach (struct session_manager *m, const struct point_id *id,
 
 /*---- The watcher ----*/
 
+static bool
+is_broken (const struct session *s)
+{
+  return atomic_load (&s->nr_broken) >= (s->is_partial_ok ? s->nr_disks : 1);
+}
+
 /* A session that has to end now, made ENDING; or NULL, and when to look
  * again.
  */
@@ -445,10 +496,8 @@ find_due (struct session_manager *m, enum session_end *ret_how,
 
     if (s->state != SESSION_ACTIVE)
       continue;
-    if (atomic_load (&s->is_broken) || end <= t) {
-      *ret_how = end <= t ? SESSION_END_LEASE : SESSION_END_SCRATCH;
-      if (atomic_load (&s->is_broken))
-        *ret_how = SESSION_END_SCRATCH;
+    if (is_broken (s) || end <= t) {
+      *ret_how = is_broken (s) ? SESSION_END_SCRATCH : SESSION_END_LEASE;
       s->state = SESSION_ENDING;
       return s;
     }

@@ -39,6 +39,8 @@ struct session_request {
   const struct session_disk_request *disks;
   size_t nr_disks;
   unsigned lease;               /* seconds; 0 = default */
+  bool is_partial_ok;           /* a view that breaks does not end the session
+                                   unless all of them are broken */
   /* NULL = the disk's. */
   const char *scratch_dir;
   uint64_t scratch_limit;
@@ -104,6 +106,14 @@ int session_attach (struct session_manager *m, const struct point_id *id,
  */
 int session_end (struct session_manager *m, const struct point_id *id,
                  bool is_success, struct error *err);
+
+/* The same in success, except that the bits of the disks called keep are merged
+ * back; their views may be broken.  -EINVAL if there is no such disk in the
+ * session, or one is named twice: nothing has happened then.
+ */
+int session_end_keep (struct session_manager *m, const struct point_id *id,
+                      const char *const *keep, size_t nr_keep,
+                      struct error *err);
 
 /* References to all sessions; free the array with session_list_free. */
 int session_list (struct session_manager *m, struct session ***ret,

@@ -39,6 +39,7 @@ static const struct qmp_arg begin_table[] = {
   { "lease", QMP_UINT64, false },
   { "scratch-dir", QMP_STRING, false },
   { "scratch-limit", QMP_UINT64, false },
+  { "partial-ok", QMP_BOOL, false },
   { NULL }
 };
 
@@ -174,6 +175,7 @@ parse_request (struct qmp_call *call, struct session_request *request,
     return error_set (err, EINVAL, "Parameter 'scratch-dir' must be an "
                       "absolute path");
   request->scratch_limit = qmp_args_uint (call->args, "scratch-limit", 0);
+  request->is_partial_ok = qmp_args_bool (call->args, "partial-ok", false);
   return 0;
 }
 
@@ -423,14 +425,35 @@ backup_attach (struct qmp_call *call, json_t **ret, struct error *err)
   return *ret ? 0 : -ENOMEM;
 }
 
+/* "keep", if it is there: an array of strings.  Theirs are borrowed. */
+static int
+parse_keep (const json_t *array, const char ***ret, struct error *err)
+{
+  size_t nr = json_array_size (array), i;
+
+  *ret = calloc (nr + 1, sizeof **ret);
+  if (*ret == NULL)
+    return error_set_errno (err, ENOMEM, "keep");
+  for (i = 0; i < nr; i++) {
+    (*ret)[i] = json_string_value (json_array_get (array, i));
+    if ((*ret)[i] == NULL)
+      return error_set (err, EINVAL, "Invalid parameter type for 'keep[%zu]', "
+                        "expected: string", i);
+  }
+  return 0;
+}
+
 static int
 backup_end (struct qmp_call *call, json_t **ret, struct error *err)
 {
   static const struct qmp_arg table[] = {
     { "id", QMP_STRING, true },
     { "success", QMP_BOOL, true },
+    { "keep", QMP_ARRAY, false },
     { NULL }
   };
+  CLEANUP_FREE const char **keep = NULL;
+  const json_t *array;
   struct point_id id;
   int r;
 
@@ -439,8 +462,14 @@ backup_end (struct qmp_call *call, json_t **ret, struct error *err)
     return -EINVAL;
   if (is_foreign_session (call, &id))
     return not_found (call, err);
-  r = session_end (service_sessions (call->service), &id,
-                   qmp_args_bool (call->args, "success", false), err);
+  array = json_object_get (call->args, "keep");
+  if (parse_keep (array, &keep, err) < 0)
+    return -EINVAL;
+  if (qmp_args_bool (call->args, "success", false))
+    r = session_end_keep (service_sessions (call->service), &id, keep,
+                          json_array_size (array), err);
+  else
+    r = session_end (service_sessions (call->service), &id, false, err);
   if (r == -ENOENT)
     return not_found (call, err);
   if (r == -EIO)

@@ -313,6 +313,63 @@ test_copy_touches_no_bitmap (void **state)
   assert_int_equal (info_of (f, "b").dirty_bytes, SIZE);
 }
 
+/* Success for one disk of two: the other one's bits are merged back, though its
+ * view has broken; a session that may lose disks lives until all are lost.
+ */
+static void
+test_kept_bitmaps (void **state)
+{
+  struct fixture *f = *state;
+  struct disk *other = debug_disk ("e", SIZE, CBW_BREAK_BACKUP);
+  struct session_disk_request rd[2] = {
+    { .disk = f->disk, .bitmap = "b" }, { .disk = other, .bitmap = "c" },
+  };
+  struct session_request request = {
+    .disks = rd, .nr_disks = 2, .is_partial_ok = true, .scratch_limit = 65536,
+  };
+  const char *keep[2] = { "e", "e" }, *bad[2] = { "d", "f" };
+  struct error err = ERROR_INIT;
+  struct dirty_info *infos;
+  struct point_id first, id;
+  struct session *s;
+  size_t nr;
+
+  assert_int_equal (session_begin (f->m, &request, &s, &err), 0);
+  first = *session_id (s);
+  assert_int_equal (session_end (f->m, &first, true, NULL), 0);
+  session_unref (s);
+  fill (f->disk, 0, 1, 'b');
+  fill (other, 0, 1, 'b');
+  assert_int_equal (session_begin (f->m, &request, &s, &err), 0);
+  id = *session_id (s);
+  fill (other, 0, 4 * 65536, 'c');
+  assert_int_equal (session_end_keep (f->m, &id, bad, 2, &err), -EINVAL);
+  assert_string_equal (err.msg, "Disk 'f' is not in this backup");
+  assert_int_equal (session_end_keep (f->m, &id, keep, 2, &err), -EINVAL);
+  assert_string_equal (err.msg, "Disk 'e' is named twice");
+  assert_int_equal (session_end_keep (f->m, &id, keep, 1, &err), 0);
+  session_unref (s);
+  /* Whoever has not had the answer asks again. */
+  assert_int_equal (session_end_keep (f->m, &id, keep, 1, &err), 0);
+  assert_string_equal (f->calls, "seSseS");
+  assert_int_equal (info_of (f, "b").dirty_bytes, 0);
+  first = base_of (f, "b");
+  assert_true (point_id_is_equal (&first, &id));
+  assert_int_equal (dirty_list (disk_dirty (other), &infos, &nr), 0);
+  assert_int_equal (infos[0].dirty_bytes, 4 * 65536);
+  assert_false (point_id_is_equal (&infos[0].base, &id));
+  dirty_infos_free (infos, nr);
+
+  /* All are broken. */
+  assert_int_equal (session_begin (f->m, &request, &s, &err), 0);
+  fill (other, 0, 4 * 65536, 'd');
+  fill (f->disk, 0, 4 * 65536, 'd');
+  WAIT_FOR (atomic_load (&f->nr_calls) == 9);
+  assert_string_equal (f->calls, "seSseSseX");
+  session_unref (s);
+  disk_close (other);
+}
+
 static void
 assert_refused (struct fixture *f, const char *bitmap, enum session_mode mode,
                 int error, const char *text)
@@ -596,6 +653,7 @@ main (void)
     TEST (test_aborted_full),
     TEST (test_finished_full),
     TEST (test_copy_touches_no_bitmap),
+    TEST (test_kept_bitmaps),
     TEST (test_incremental_or_an_error),
     TEST (test_bad_requests),
     TEST (test_failed_begin_changes_nothing),
