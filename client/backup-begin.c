@@ -120,6 +120,8 @@ call_begin (struct backup_run *run, const struct backup_disk *previous,
                          "view", "dirty",
                          "cluster-size", (json_int_t) run->cluster_size,
                          "lease", (int) run->lease);
+  if (call.args && run->is_partial_ok)
+    json_object_set_new (call.args, "partial-ok", json_true ());
   if (call.args && json_array_size (disks) > 0)
     json_object_set (call.args, "disks", disks);
   json_decref (disks);
@@ -196,9 +198,21 @@ check_uris (struct backup_run *run, struct error *err)
   return r;
 }
 
-/* The disks that were asked for, each once. */
 static int
-check_names (const struct backup_run *run, struct error *err)
+check_once (const struct backup_run *run, struct error *err)
+{
+  size_t i, j;
+
+  for (i = 0; i < run->nr_disks; i++)
+    for (j = 0; j < i; j++)
+      if (strcmp (run->disks[j].name, run->disks[i].name) == 0)
+        return error_set (err, EPROTO, "backup-begin: the server named disk "
+                          "'%s' twice", run->disks[i].name);
+  return 0;
+}
+
+static int
+check_asked (const struct backup_run *run, struct error *err)
 {
   const char *asked;
   size_t i, j;
@@ -206,10 +220,6 @@ check_names (const struct backup_run *run, struct error *err)
   for (i = 0; i < run->nr_disks; i++) {
     const char *name = run->disks[i].name;
 
-    for (j = 0; j < i; j++)
-      if (strcmp (run->disks[j].name, name) == 0)
-        return error_set (err, EPROTO, "backup-begin: the server named disk "
-                          "'%s' twice", name);
     for (j = 0; (asked = options_get_nth (run->options, "disk", j)); j++)
       if (strcmp (asked, name) == 0)
         break;
@@ -256,10 +266,23 @@ backup_parse_answer (struct backup_run *run, const json_t *o,
   if (r == 0)
     r = check_uris (run, err);
   if (r == 0)
-    r = check_names (run, err);
+    r = check_once (run, err);
   for (i = 0; i < nr && r == 0; i++)
     r = open_chain (run, &run->disks[i], err);
   return r;
+}
+
+/* Names of the disks whose bitmaps stay as they are. */
+static json_t *
+kept_bitmaps (const struct backup_run *run)
+{
+  json_t *a = json_array ();
+  size_t i;
+
+  for (i = 0; i < run->nr_disks; i++)
+    if (run->disks[i].is_failed)
+      json_array_append_new (a, json_string (run->disks[i].name));
+  return a;
 }
 
 static int
@@ -267,10 +290,14 @@ call_end (struct backup_run *run, bool is_success, bool *ret_is_refused,
           struct error *err)
 {
   struct control_call call = { .command = "backup-end", .is_final = true };
+  json_t *kept = kept_bitmaps (run);
   int r;
 
   call.args = json_pack ("{s:s, s:b}", "id", run->session, "success",
                          is_success);
+  if (call.args && is_success && json_array_size (kept) > 0)
+    json_object_set (call.args, "keep", kept);
+  json_decref (kept);
   r = control_call (run->control, &call, NULL, err);
   *ret_is_refused = call.error_class[0] != '\0';
   return r;
@@ -329,6 +356,8 @@ attempt (struct backup_run *run, const struct backup_disk *previous,
     return r;
   r = backup_parse_answer (run, answer, err);
   json_decref (answer);
+  if (r == 0)
+    r = check_asked (run, err);
   if (r < 0)
     return r;
   for (i = 0; i < run->nr_disks; i++) {

@@ -33,6 +33,7 @@ struct backup_disk {
   struct chain *chain;
   unsigned number;              /* of the backup */
   struct manifest *manifest;    /* what will be stored; NULL: not begun */
+  bool is_failed;               /* it is not part of the set */
   uint64_t read_bytes;
   double seconds;
 };
@@ -42,6 +43,7 @@ struct backup_run {
   const char *source;
   const struct options *options;
   bool is_full;                 /* asked for */
+  bool is_partial_ok;           /* one disk may fail without the others */
   uint32_t cluster_size;
   bool compress;
   enum qcow2_compression compression;
@@ -59,6 +61,7 @@ struct backup_run {
   size_t nr_disks;
   bool is_noted;                /* its journal is there, and ours */
   bool is_resumed;              /* goes on with what another run has left */
+  bool is_partial;              /* some disks have failed, others not */
   bool is_lost;                 /* the server is out of reach: what is there
                                    is kept for another run */
 };
@@ -95,7 +98,9 @@ bool backup_is_misfit (struct backup_disk *d);
 /* The one disk of a plain NBD server, named by --disk. */
 int backup_begin_nbd (struct backup_run *run, struct error *err);
 
-/* Tell the server how it ended.  No session: nothing to do. */
+/* Tell the server how it ended; of a success, which bitmaps are not to count
+ * from here: those of disks that have failed.  No session: nothing to do.
+ */
 int backup_end_session (struct backup_run *run, bool is_success,
                         struct error *err);
 

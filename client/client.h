@@ -13,6 +13,7 @@ enum {
   STATUS_USAGE = 2,             /* wrong options or arguments */
   STATUS_DAMAGED = 3,           /* verify found damage */
   STATUS_INTERRUPTED = 4,       /* by SIGINT, SIGTERM or SIGHUP */
+  STATUS_PARTIAL = 5,           /* some disks are stored, others failed */
 };
 
 struct command {

@@ -42,6 +42,7 @@ static const struct option_spec options[] = {
   { "json", 0, NULL, "print one JSON object per event" },
   { "lease", 0, "SECONDS", "how long the server keeps the session of a client"
     " that is gone (default 300)" },
+  { "partial-ok", 0, NULL, "store the other disks if one fails" },
   { "quiet", 'q', NULL, "print warnings and errors only" },
   { "retry", 0, "SECONDS", "how long to try to reach the server again after "
     "its connections were lost; 0: not at all (default 300)" },
@@ -72,14 +73,15 @@ say_stored (const struct backup_run *run, const struct repo_item *item,
     "image", image, "point", id, "confirmed", is_confirmed));
 }
 
-/* All disks have been pulled: make the set appear and tell the server. */
+/* The disks have been pulled: make the set appear and tell the server. */
 static int
-commit (struct backup_run *run, struct repo_item *items, struct error *err)
+commit (struct backup_run *run, struct repo_item *items, size_t nr,
+        struct error *err)
 {
   struct error end = ERROR_INIT;
   bool is_stored, is_told;
   size_t i;
-  int r = repo_commit (run->repo, items, run->nr_disks, &is_stored, err);
+  int r = repo_commit (run->repo, items, nr, &is_stored, err);
 
   if (!is_stored)
     return r;
@@ -88,44 +90,106 @@ commit (struct backup_run *run, struct repo_item *items, struct error *err)
                  " cut: %s", err->msg);
   is_told = r == 0 && backup_end_session (run, true, &end) == 0;
   if (is_told)
-    repo_acknowledged (items, run->nr_disks);
+    repo_acknowledged (items, nr);
   else if (r == 0)
     log_warning ("the backup is stored, but the server has not confirmed it: "
                  "%s; the next incremental counts from an older point and is "
                  "larger", end.msg);
-  for (i = 0; i < run->nr_disks; i++)
+  for (i = 0; i < nr; i++)
     say_stored (run, &items[i], is_told);
   /* Without the sync it may be lost yet: run_backup aborts the session. */
   return r;
+}
+
+static struct repo_item
+make_item (const struct backup_run *run, const struct backup_disk *d)
+{
+  return (struct repo_item) {
+    .chain = d->chain, .manifest = d->manifest,
+    .is_acknowledged = run->control == NULL,
+  };
+}
+
+/* A failure that is not to stop the others. */
+static void
+lose_disk (struct backup_run *run, struct backup_disk *d,
+           const struct error *why)
+{
+  const struct repo_item item = make_item (run, d);
+
+  if (item.manifest)
+    repo_discard (&item, 1);
+  d->is_failed = true;
+  log_warning ("disk '%s' is not backed up: %s", d->name, why->msg);
+  progress_event ("disk-failed", json_pack (
+    "{s:s, s:s}", "disk", d->name, "reason", why->msg));
+}
+
+/* On failure, of one that must not fail or of all, their files are left to the
+ * caller.
+ */
+static int
+pull_disks (struct backup_run *run, struct error *err)
+{
+  size_t i, nr = 0;
+  int r = 0;
+
+  for (i = 0; i < run->nr_disks; i++) {
+    r = backup_pull_disk (run, &run->disks[i], err);
+    if (interrupt_is_set ())
+      r = -ECANCELED;
+    if (r == 0)
+      nr++;
+    else if (!run->is_partial_ok || r == -ECANCELED || run->is_lost)
+      return r;
+    else
+      lose_disk (run, &run->disks[i], err);
+  }
+  return nr > 0 ? 0 : r;
+}
+
+/* The manifests name those that are part of the set. */
+static void
+name_set (struct backup_run *run)
+{
+  json_t *names = json_array ();
+  size_t i;
+
+  for (i = 0; i < run->nr_disks; i++)
+    if (!run->disks[i].is_failed)
+      json_array_append_new (names, json_string (run->disks[i].name));
+  for (i = 0; i < run->nr_disks; i++)
+    if (!run->disks[i].is_failed) {
+      json_decref (run->disks[i].manifest->disks);
+      run->disks[i].manifest->disks = json_incref (names);
+    }
+  json_decref (names);
 }
 
 static int
 pull_and_commit (struct backup_run *run, struct error *err)
 {
   struct repo_item *items = calloc (run->nr_disks, sizeof *items);
-  size_t i;
-  int r = 0;
+  size_t nr = 0, i;
+  int r;
 
   if (!items)
     return error_set_errno (err, ENOMEM, "disks");
-  for (i = 0; i < run->nr_disks && r == 0; i++) {
-    r = backup_pull_disk (run, &run->disks[i], err);
-    if (!run->disks[i].manifest)
-      break;
-    items[i].chain = run->disks[i].chain;
-    items[i].manifest = run->disks[i].manifest;
-    items[i].is_acknowledged = run->control == NULL;
+  r = pull_disks (run, err);
+  for (i = 0; i < run->nr_disks; i++)
+    if (run->disks[i].manifest && !run->disks[i].is_failed)
+      items[nr++] = make_item (run, &run->disks[i]);
+  if (r == 0) {
+    name_set (run);
+    r = commit (run, items, nr, err);
+    run->is_partial = nr < run->nr_disks;
   }
-  if (r == 0 && interrupt_is_set ())
-    r = -ECANCELED;
-  if (r < 0) {
+  else {
     if (r == -ECANCELED)
       interrupt_error (err);
     if (!run->is_lost)
-      repo_discard (items, i);
+      repo_discard (items, nr);
   }
-  else
-    r = commit (run, items, err);
   free (items);
   return r;
 }
@@ -223,6 +287,7 @@ parse_options (struct backup_run *run, struct error *err)
   run->retry = (unsigned) retry;
   run->timeout = (unsigned) timeout;
   run->is_full = options_has (o, "full");
+  run->is_partial_ok = options_has (o, "partial-ok");
   return r;
 }
 
@@ -251,7 +316,9 @@ cmd_backup_run (const struct options *o)
     r = run_backup (&run, kind, &err);
     repo_close (run.repo);
   }
-  return r < 0 ? client_fail (&err) : STATUS_OK;
+  if (r < 0)
+    return client_fail (&err);
+  return run.is_partial ? STATUS_PARTIAL : STATUS_OK;
 }
 
 const struct command cmd_backup = {

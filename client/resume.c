@@ -109,30 +109,42 @@ take_disks (struct backup_run *run, const json_t *disks, char reason[256])
   return true;
 }
 
+/* The backup in this chain that belongs to the session, or NULL. */
+static const struct backup *
+find_stored (const struct backup_run *run, const struct chain *c)
+{
+  size_t j;
+
+  for (j = 0; j < c->len; j++)
+    if (c->ptr[j].manifest
+        && point_id_is_equal (&c->ptr[j].manifest->session, &run->point))
+      return &c->ptr[j];
+  return NULL;
+}
+
 /* The session's set is in the repository: what is missing is that the server
  * knows.
  */
 static bool
 is_stored (const struct backup_run *run)
 {
-  size_t i, j;
+  size_t i;
 
-  for (i = 0; i < run->nr_disks; i++) {
-    const struct chain *c = run->disks[i].chain;
-
-    for (j = 0; j < c->len; j++)
-      if (c->ptr[j].manifest
-          && point_id_is_equal (&c->ptr[j].manifest->session, &run->point))
-        return true;
-  }
+  for (i = 0; i < run->nr_disks; i++)
+    if (find_stored (run, run->disks[i].chain))
+      return true;
   return false;
 }
 
+/* What is not part of it had failed, in a run that allowed it. */
 static void
 confirm_stored (struct backup_run *run)
 {
   struct error e = ERROR_INIT;
-  size_t i, j;
+  size_t i;
+
+  for (i = 0; i < run->nr_disks; i++)
+    run->disks[i].is_failed = !find_stored (run, run->disks[i].chain);
 
   if (backup_end_session (run, true, &e) < 0) {
     log_warning ("the backup of an interrupted run is stored, but the server "
@@ -141,16 +153,13 @@ confirm_stored (struct backup_run *run)
   }
   for (i = 0; i < run->nr_disks; i++) {
     struct chain *c = run->disks[i].chain;
+    const struct backup *b = find_stored (run, c);
+    const struct repo_item item = {
+      .chain = c, .manifest = b ? b->manifest : NULL,
+    };
 
-    for (j = 0; j < c->len; j++)
-      if (c->ptr[j].manifest
-          && point_id_is_equal (&c->ptr[j].manifest->session, &run->point)) {
-        const struct repo_item item = {
-          .chain = c, .manifest = c->ptr[j].manifest,
-        };
-
-        repo_acknowledged (&item, 1);
-      }
+    if (b)
+      repo_acknowledged (&item, 1);
   }
   progress_say ("the server was told that the backup of an interrupted run is "
                 "stored");

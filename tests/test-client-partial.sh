@@ -1,0 +1,103 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+# One disk of a set fails: with --partial-ok the other one is stored and its
+# bitmap advances, that of the failed one stays as it was; also after a crash
+# before the server knew.
+. "${srcdir:-.}/client-test.sh"
+requires nbdkit
+random_file "$tmp/vda.raw" 2
+random_file "$tmp/vdb.raw" 2
+repo=$tmp/repo
+ctl=$tmp/ctl.sock
+live=$tmp/live.sock
+# Reads of vdb fail while there is a file "$tmp/inject".
+background nbdkit -f -U "$tmp/vdb.sock" --filter=error file "$tmp/vdb.raw" \
+    error-pread=EIO error-pread-rate=1 error-pread-file="$tmp/inject"
+wait_for 20 is_listening "$tmp/vdb.sock"
+background "$tidemarkd" --disk "vda,file=$tmp/vda.raw" \
+    --disk "vdb,file=nbd+unix:///?socket=$tmp/vdb.sock" \
+    --control "unix:$ctl" --listen "unix:$live" \
+    --backup-listen "unix:$tmp/backup.sock" --scratch-dir "$tmp"
+wait_for 20 qmp "$ctl" query-version
+run_ok "$tidemark" backup "$ctl" "$repo"
+bitmap=$(repo_bitmap "$repo")
+cp "$tmp/vdb.raw" "$tmp/vdb1.raw"
+guest vda 'write -P 1 0 128k'
+guest vdb 'write -P 2 0 256k'
+
+# has NR-OF-VDA NR-OF-VDB DIRTY-OF-VDA: so it is; vdb has lost no bit.
+has ()
+{
+    [ "$(nr_backups "$repo" vda)" = "$1" ] || fail "backups of vda"
+    [ "$(nr_backups "$repo" vdb)" = "$2" ] || fail "backups of vdb"
+    [ "$(dirty_bytes vda "$bitmap")" = "$3" ] || fail "bits of vda"
+    [ "$(dirty_bytes vdb "$bitmap")" = $((256 << 10)) ] || fail "bits of vdb"
+    [ "$(qmp "$ctl" query-backups)" = "[]" ] || fail "a session is left"
+    no_leftovers "$repo"
+}
+
+touch "$tmp/inject"
+expect_status 1 "Input/output error" "$tidemark" backup "$ctl" "$repo"
+has 1 1 $((128 << 10))
+expect_status 5 "disk 'vdb' is not backed up" \
+    "$tidemark" backup --json --partial-ok "$ctl" "$repo"
+has 2 1 0
+grep -q '"event":"disk-failed","disk":"vdb","reason":' "$tmp/out" ||
+    fail "event: $(cat "$tmp/out")"
+[ "$(member "$repo" vda 2 disks)" = "['vda']" ] || fail "disks"
+check_backup "$repo" vda 2 "$tmp/vda.raw"
+
+# All of them: nothing is stored.
+expect_status 1 "Input/output error" \
+    "$tidemark" backup --partial-ok --disk vdb "$ctl" "$repo"
+has 2 1 0
+
+# Its scratch is full: the session of the others lives.
+rm "$tmp/inject"
+run_ok python3 - "$ctl" "$live" <<'END'
+import os, subprocess, sys
+sys.path.insert (0, os.environ["top_srcdir"] + "/tests")
+from qmp_client import Qmp
+with Qmp (sys.argv[1]) as q:
+    s = q.execute ("backup-begin", {"bitmap": "c", "partial-ok": True,
+                                    "scratch-limit": 65536})
+    subprocess.run (["qemu-io", "-f", "raw", "-c", "write -P 2 0 256k",
+                     "nbd+unix:///vdb?socket=" + sys.argv[2]], check=True)
+    b = q.execute ("query-backups")[0]
+    assert ["error" in d for d in b["disks"]] == [False, True], b
+    q.execute ("backup-end", {"id": s["id"], "success": True,
+                              "keep": ["vdb"]})
+    bitmaps = [[x["name"] for x in d["inserted"]["dirty-bitmaps"]]
+               for d in q.execute ("query-block")]
+    assert ["c" in names for names in bitmaps] == [True, False], bitmaps
+END
+
+# The last call before a crash is the first one after the set was stored: the
+# next run tells the server, and not of vdb.
+touch "$tmp/inject"
+shim=$top_builddir/tests/fail-nth.so
+preload=$shim
+case $sanitizers in
+    *address*) preload="$(${CC:-gcc} -print-file-name=libasan.so) $shim" ;;
+    *thread*) preload="$(${CC:-gcc} -print-file-name=libtsan.so) $shim" ;;
+esac
+n=8
+while [ ! -e "$repo/vda/000003-inc.json" ]; do
+    n=$((n + 1))
+    [ $n -lt 60 ] || fail "no crash after the commit"
+    status=0
+    FAIL_HOW=crash FAIL_NTH=$n FAIL_FIRED=$tmp/fired LD_PRELOAD=$preload \
+        "$tidemark" backup --partial-ok "$ctl" "$repo" >"$tmp/out" \
+        2>"$tmp/err" || status=$?
+    [ $status -eq 99 ] || fail "crash $n: status $status"
+done
+rm "$tmp/inject"
+cp "$tmp/vdb.raw" "$tmp/vdb2.raw"
+run_ok "$tidemark" backup "$ctl" "$repo" --disk vda
+grep -q 'the server was told' "$tmp/out" || fail "not confirmed"
+has 4 1 0
+run_ok "$tidemark" backup "$ctl" "$repo"
+[ "$(member "$repo" vdb 2 mode)" = incremental ] || fail "vdb is not incremental"
+check_backup "$repo" vdb 1 "$tmp/vdb1.raw"
+check_backup "$repo" vdb 2 "$tmp/vdb2.raw"
+run_ok "$tidemark" verify "$repo"
