@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What store.c (a store at work) and store-open.c (how one is made, found and
- * recovered) share.
+/* What store.c (a store at work), store-layout.c (its file), store-open.c (how
+ * one is made and found) and store-recover.c share.
  */
 #ifndef TIDEMARK_STORE_PRIVATE_H
 #define TIDEMARK_STORE_PRIVATE_H
@@ -84,9 +84,14 @@ struct store {
 /* store.c */
 int store_new (const struct store_options *options, struct store **ret);
 void store_unref (struct store *s);
+/* Start the intents over the map that header says. */
+int store_start_intents (struct store *s);
+
+/* store-layout.c */
 int store_map (struct store *s, uint64_t off, uint64_t len,
                struct store_map *ret);
 void store_unmap (struct store *s, struct store_map *map);
+int store_sync_map (struct store *s, const struct store_map *map);
 /* A place of len bytes (whole pages) that nothing uses, with zeroes, mapped. */
 int store_allocate (struct store *s, uint64_t len, struct store_map *ret);
 /* An array over a part of the file that is in use. */
@@ -96,10 +101,14 @@ int store_array_at (struct store *s, uint64_t off, uint64_t nr_bits,
 uint32_t store_array_sum (const struct store_array *a);
 /* Write header and records to both slots. */
 int store_write_slots (struct store *s);
-/* Start the intents over the map that header says. */
-int store_start_intents (struct store *s);
 /* Bring up to date what the table refers to. */
 int store_note_committed (struct store *s);
+/* Make the second copy of the table if that is due; without the claim. */
+void store_copy_table (struct store *s);
+/* Make it durable that the store has failed, or have no file; false = neither
+ * could be done.
+ */
+bool store_mark_or_remove (struct store *s);
 
 /* store-recover.c */
 int store_recover (struct store *s, const struct store_options *options,
