@@ -337,7 +337,9 @@ start_backup (void)
 {
   char *control = format ("unix:%s/ctl.sock", dir);
   const char *const argv[] = {
-    tidemark, "backup", "--json", "-b", BITMAP, control, repo, NULL
+    /* Nothing is there to come back to before the client has ended. */
+    tidemark, "backup", "--json", "--retry", "0", "-b", BITMAP, control, repo,
+    NULL
   };
   unsigned i;
   pid_t pid;
