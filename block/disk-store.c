@@ -111,6 +111,14 @@ disk_store_fini (struct disk *d)
 }
 
 static int
+sync_disk (void *opaque)
+{
+  struct disk *d = opaque;
+
+  return blk_flush (d->node);
+}
+
+static int
 open_store (struct disk *d, const struct store_identity *identity,
             bool must_exist, struct store **ret, struct error *err)
 {
@@ -120,6 +128,8 @@ open_store (struct disk *d, const struct store_identity *identity,
   options.disk_size = disk_size (d);
   options.identity = *identity;
   options.must_exist = must_exist;
+  options.sync_disk = sync_disk;
+  options.opaque = d;
   return store_open (&options, ret, err);
 }
 
@@ -361,7 +371,9 @@ resize_bitmaps (struct disk *d, uint64_t new_size, uint64_t old_size)
 
 /* In the file there is at every moment a table for the size that the disk has
  * then: growing, it is the larger one's that says what the smaller one may be
- * too; shrinking, the other way round.
+ * too; shrinking, the other way round.  That goes on until the size is durable,
+ * for a power cut may bring the old one back; if it cannot be made so, guests
+ * will hear of it from a flush of theirs.
  */
 static int
 resize (struct disk *d, uint64_t size)
@@ -375,6 +387,8 @@ resize (struct disk *d, uint64_t size)
     return r;
   s = dirty_begin_change (d->dirty);
   r = blk_resize (d->node, size);
+  if (r == 0)
+    (void) blk_flush (d->node);
   dirty_end_change (s);
   if (r == 0)
     atomic_store_explicit (&d->blk.size, size, memory_order_release);

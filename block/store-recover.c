@@ -164,6 +164,24 @@ check_failure (const struct store *s, struct recovery *rc)
     snprintf (rc->reason, sizeof rc->reason, "the store failed");
 }
 
+/* The arrays are about to lose what is beyond the size that the disk is seen
+ * to have: a process that was killed while it shrank it may not have come to
+ * make that durable.
+ */
+static void
+settle_size (const struct store *s, const struct store_options *options,
+             struct recovery *rc)
+{
+  int r;
+
+  if (s->header.other_size == 0 || options->sync_disk == NULL)
+    return;
+  r = options->sync_disk (options->opaque);
+  if (r < 0)
+    snprintf (rc->reason, sizeof rc->reason, "the disk's new size could not"
+              " be made durable: %s", strerror (-r));
+}
+
 static int
 judge (struct store *s, const struct store_options *options,
        struct recovery *rc)
@@ -187,6 +205,7 @@ judge (struct store *s, const struct store_options *options,
   if (rc->found != FOUND_NEW) {
     check_disk (s, options, rc);
     check_failure (s, rc);
+    settle_size (s, options, rc);
   }
   return 0;
 }

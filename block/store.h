@@ -51,6 +51,12 @@ struct store_options {
   uint64_t max_active;          /* regions; 0 = default */
   bool must_exist;              /* -ENOENT rather than make it; without a
                                    message, as that is nothing unusual */
+  /* Make the size of the disk durable; NULL = it is.  Called by store_open if
+   * the disk was being resized, when it may have its old size again after a
+   * power cut.
+   */
+  int (*sync_disk) (void *opaque);
+  void *opaque;
 };
 
 /* A bitmap as the table has it. */

@@ -19,6 +19,8 @@
 struct record {
   bool writes[MODEL_MAX_WRITES];        /* by their numbers */
   bool *marked;                 /* granules; may be more than writes say */
+  bool *is_new;                 /* granules that must be dirty, for the disk
+                                   has grown by them */
 };
 
 struct bitmap_model {
@@ -33,12 +35,12 @@ struct bitmap_model {
 };
 
 struct table {
+  uint64_t size;                /* of the disk */
   unsigned nr;
   struct bitmap_model bitmaps[MODEL_MAX_BITMAPS];
 };
 
 struct model {
-  uint64_t size;
   pthread_mutex_t lock;
   uint32_t nr_writes;
   struct table *now;
@@ -46,31 +48,48 @@ struct model {
 };
 
 static uint64_t
-nr_granules (const struct model *m, const struct bitmap_model *b)
+nr_granules (const struct table *t, const struct bitmap_model *b)
 {
-  return div_round_up (m->size, b->granularity);
+  return div_round_up (t->size, b->granularity);
 }
 
 /*---- Tables ----*/
 
 static bool *
-new_marks (const struct model *m, const struct bitmap_model *b,
+new_marks (const struct table *t, const struct bitmap_model *b,
            const bool *from)
 {
-  bool *marks = calloc (nr_granules (m, b), sizeof *marks);
+  bool *marks = calloc (nr_granules (t, b), sizeof *marks);
 
   assert (marks != NULL);
   if (from)
-    memcpy (marks, from, nr_granules (m, b));
+    memcpy (marks, from, nr_granules (t, b));
   return marks;
 }
 
+/* from: NULL = nothing is recorded. */
 static void
-reset_record (const struct model *m, const struct bitmap_model *b,
+init_marks (const struct table *t, const struct bitmap_model *b,
+            struct record *r, const struct record *from)
+{
+  r->marked = new_marks (t, b, from ? from->marked : NULL);
+  r->is_new = new_marks (t, b, from ? from->is_new : NULL);
+}
+
+static void
+reset_record (const struct table *t, const struct bitmap_model *b,
               struct record *r)
 {
   memset (r->writes, 0, sizeof r->writes);
-  memset (r->marked, 0, nr_granules (m, b));
+  memset (r->marked, 0, nr_granules (t, b));
+  memset (r->is_new, 0, nr_granules (t, b));
+}
+
+static void
+free_record (struct record *r)
+{
+  free (r->marked);
+  free (r->is_new);
 }
 
 static void
@@ -79,14 +98,14 @@ table_free (struct table *t)
   unsigned i;
 
   for (i = 0; t && i < t->nr; i++) {
-    free (t->bitmaps[i].since_base.marked);
-    free (t->bitmaps[i].since_point.marked);
+    free_record (&t->bitmaps[i].since_base);
+    free_record (&t->bitmaps[i].since_point);
   }
   free (t);
 }
 
 static struct table *
-table_copy (const struct model *m, const struct table *from)
+table_copy (const struct table *from)
 {
   struct table *t = malloc (sizeof *t);
   struct bitmap_model *b;
@@ -96,8 +115,8 @@ table_copy (const struct model *m, const struct table *from)
   *t = *from;
   for (i = 0; i < t->nr; i++) {
     b = &t->bitmaps[i];
-    b->since_base.marked = new_marks (m, b, b->since_base.marked);
-    b->since_point.marked = new_marks (m, b, b->since_point.marked);
+    init_marks (t, b, &b->since_base, &from->bitmaps[i].since_base);
+    init_marks (t, b, &b->since_point, &from->bitmaps[i].since_point);
   }
   return t;
 }
@@ -130,10 +149,10 @@ model_new (uint64_t size)
   struct model *m = calloc (1, sizeof *m);
 
   assert (m != NULL);
-  m->size = size;
   pthread_mutex_init (&m->lock, NULL);
   m->now = calloc (1, sizeof *m->now);
   assert (m->now != NULL);
+  m->now->size = size;
   return m;
 }
 
@@ -188,7 +207,7 @@ static struct table *
 begin (struct model *m)
 {
   assert (m->next == NULL);
-  return table_copy (m, m->now);
+  return table_copy (m->now);
 }
 
 static void
@@ -223,8 +242,8 @@ model_add (struct model *m, const char *name, uint64_t granularity,
   snprintf (b->name, sizeof b->name, "%s", name);
   b->granularity = granularity;
   b->is_recording = !is_disabled;
-  b->since_base.marked = new_marks (m, b, NULL);
-  b->since_point.marked = new_marks (m, b, NULL);
+  init_marks (t, b, &b->since_base, NULL);
+  init_marks (t, b, &b->since_point, NULL);
   publish (m, t);
 }
 
@@ -234,8 +253,8 @@ model_remove (struct model *m, const char *name)
   struct table *t = begin (m);
   struct bitmap_model *b = get (t, name);
 
-  free (b->since_base.marked);
-  free (b->since_point.marked);
+  free_record (&b->since_base);
+  free_record (&b->since_point);
   t->nr--;
   memmove (b, b + 1, (size_t) (&t->bitmaps[t->nr] - b) * sizeof *b);
   publish (m, t);
@@ -247,7 +266,7 @@ model_clear (struct model *m, const char *name)
   struct table *t = begin (m);
   struct bitmap_model *b = get (t, name);
 
-  reset_record (m, b, &b->since_base);
+  reset_record (t, b, &b->since_base);
   memset (&b->base, 0, sizeof b->base);
   publish (m, t);
 }
@@ -276,8 +295,10 @@ model_merge (struct model *m, const char *target, const char *source)
 
   for (i = 0; i < MODEL_MAX_WRITES; i++)
     to->since_base.writes[i] |= from->since_base.writes[i];
-  for (off = 0; off < m->size; off += SECTOR) {
+  for (off = 0; off < t->size; off += SECTOR) {
     g = off / from->granularity;
+    if (from->since_base.is_new[g])
+      to->since_base.is_new[off / to->granularity] = true;
     /* Half merged it is still right. */
     if (from->since_base.marked[g])
       to->since_base.marked[off / to->granularity]
@@ -298,7 +319,7 @@ model_freeze (struct model *m, const char *name)
   b->was_disabled = !b->is_recording;
   b->is_recording = true;
   b->is_frozen = true;
-  reset_record (m, b, &b->since_point);
+  reset_record (t, b, &b->since_point);
   publish (m, t);
 }
 
@@ -327,6 +348,51 @@ model_merge_back (struct model *m, const char *name)
   publish (m, t);
 }
 
+/* The marks of a record over another size. */
+static void
+resize_marks (const struct table *t, const struct bitmap_model *b,
+              struct record *r, uint64_t old_size)
+{
+  const struct record old = *r;
+  const uint64_t nr = MIN (nr_granules (t, b),
+                           div_round_up (old_size, b->granularity));
+  uint64_t off;
+
+  init_marks (t, b, r, NULL);
+  memcpy (r->marked, old.marked, nr);
+  memcpy (r->is_new, old.is_new, nr);
+  for (off = old_size; off < t->size; off += SECTOR)
+    r->marked[off / b->granularity] = r->is_new[off / b->granularity] = true;
+  free (old.marked);
+  free (old.is_new);
+}
+
+void
+model_resize (struct model *m, uint64_t size)
+{
+  struct table *t = begin (m);
+  const uint64_t old_size = t->size;
+  struct bitmap_model *b;
+  unsigned i;
+
+  t->size = size;
+  for (i = 0; i < t->nr; i++) {
+    /* The last granule may be dirty before the disk has grown. */
+    b = &m->now->bitmaps[i];
+    if (size > old_size && old_size % b->granularity != 0)
+      b->since_base.marked[old_size / b->granularity] = true;
+    resize_marks (t, &t->bitmaps[i], &t->bitmaps[i].since_base, old_size);
+    resize_marks (t, &t->bitmaps[i], &t->bitmaps[i].since_point, old_size);
+  }
+  publish (m, t);
+}
+
+uint64_t
+model_size (struct model *m)
+{
+  return m->now->size;
+}
+
 unsigned
 model_nr_bitmaps (struct model *m)
 {
@@ -349,23 +415,25 @@ model_is_frozen (struct model *m, unsigned i)
 
 /* Bitmaps found on a disk. */
 struct found {
+  uint64_t size;
   struct dirty_info *infos;
   size_t nr;
   bool *bits[MODEL_MAX_BITMAPS];        /* of each granule */
 };
 
 static bool *
-read_bits (struct model *m, struct disk *disk, const struct dirty_info *info)
+read_bits (struct disk *disk, const struct dirty_info *info)
 {
-  bool *bits = calloc (div_round_up (m->size, info->granularity) + 1, 1);
+  const uint64_t size = disk_size (disk);
+  bool *bits = calloc (div_round_up (size, info->granularity) + 1, 1);
   struct dirty_bitmap *bm = dirty_find (disk_dirty (disk), info->name);
   struct extents e;
   uint64_t g;
   size_t i;
 
   assert (bits != NULL && bm != NULL);
-  extents_init (&e, m->size / SECTOR + 1);
-  if (dirty_extents (bm, m->size, 0, &e) == 0)
+  extents_init (&e, size / SECTOR + 1);
+  if (dirty_extents (bm, size, 0, &e) == 0)
     for (i = 0; i < e.len; i++)
       for (g = e.ptr[i].off / info->granularity; e.ptr[i].value
            && g * info->granularity < e.ptr[i].off + e.ptr[i].len; g++)
@@ -376,16 +444,17 @@ read_bits (struct model *m, struct disk *disk, const struct dirty_info *info)
 }
 
 static bool
-read_disk (struct model *m, struct disk *disk, struct found *f)
+read_disk (struct disk *disk, struct found *f)
 {
   size_t i;
 
   memset (f, 0, sizeof *f);
+  f->size = disk_size (disk);
   if (dirty_list (disk_dirty (disk), &f->infos, &f->nr) < 0)
     abort ();
   for (i = 0; i < f->nr && f->nr <= MODEL_MAX_BITMAPS; i++)
     if (f->infos[i].state != DIRTY_INCONSISTENT)
-      f->bits[i] = read_bits (m, disk, &f->infos[i]);
+      f->bits[i] = read_bits (disk, &f->infos[i]);
   return f->nr <= MODEL_MAX_BITMAPS;
 }
 
@@ -421,13 +490,19 @@ check_info (const struct bitmap_model *b, const struct dirty_info *info,
 
 /* No changed block is clean. */
 static bool
-check_changes (const struct model *m, const struct bitmap_model *b,
+check_changes (const struct table *t, const struct bitmap_model *b,
                const bool *bits, const uint32_t *sectors, char *message)
 {
   uint64_t off;
   uint32_t write;
 
-  for (off = 0; off < m->size; off += SECTOR) {
+  for (off = 0; off < t->size; off += SECTOR) {
+    if (b->since_base.is_new[off / b->granularity]
+        && !bits[off / b->granularity]) {
+      snprintf (message, 256, "%s: offset %" PRIu64 " is new and clean",
+                b->name, off);
+      return false;
+    }
     write = sectors[off / SECTOR];
     if (write && b->since_base.writes[write] && !bits[off / b->granularity]) {
       snprintf (message, 256, "%s: offset %" PRIu64 " has changed (write"
@@ -440,14 +515,14 @@ check_changes (const struct model *m, const struct bitmap_model *b,
 
 /* What is dirty without reason lies in few regions. */
 static bool
-check_extra (const struct model *m, const struct bitmap_model *b,
+check_extra (const struct table *t, const struct bitmap_model *b,
              const bool *bits, const struct model_limits *limits,
              char *message, uint64_t *extra)
 {
   const uint64_t unit = MAX (limits->region_size, b->granularity);
   uint64_t g, region, last = UINT64_MAX, nr = 0;
 
-  for (g = 0; g < nr_granules (m, b); g++) {
+  for (g = 0; g < nr_granules (t, b); g++) {
     if (!bits[g] || b->since_base.marked[g])
       continue;
     *extra += b->granularity;
@@ -464,14 +539,19 @@ check_extra (const struct model *m, const struct bitmap_model *b,
 }
 
 static bool
-check_table (const struct model *m, struct table *t, const struct found *f,
-             const uint32_t *sectors, const struct model_limits *limits,
+check_table (struct table *t, const struct found *f, const uint32_t *sectors,
+             const struct model_limits *limits,
              char *message, uint64_t *extra)
 {
   const struct bitmap_model *b;
   size_t i;
 
   *extra = 0;
+  if (f->size != t->size) {
+    snprintf (message, 256, "the disk has %" PRIu64 " bytes, not %" PRIu64,
+              f->size, t->size);
+    return false;
+  }
   if (f->nr == 0 && limits->may_be_inconsistent)
     return true;
   if (f->nr != t->nr && !limits->may_be_inconsistent) {
@@ -488,8 +568,8 @@ check_table (const struct model *m, struct table *t, const struct found *f,
       return false;
     }
     if (!check_info (b, &f->infos[i], message)
-        || !check_changes (m, b, f->bits[i], sectors, message)
-        || !check_extra (m, b, f->bits[i], limits, message, extra))
+        || !check_changes (t, b, f->bits[i], sectors, message)
+        || !check_extra (t, b, f->bits[i], limits, message, extra))
       return false;
   }
   return true;
@@ -503,10 +583,10 @@ right_table (struct model *m, const struct found *f,
 {
   char other[256] = "";
 
-  if (check_table (m, m->now, f, sectors, limits, message, extra))
+  if (check_table (m->now, f, sectors, limits, message, extra))
     return m->now;
   if (m->next
-      && check_table (m, m->next, f, sectors, limits, other, extra))
+      && check_table (m->next, f, sectors, limits, other, extra))
     return m->next;
   if (m->next)
     snprintf (message + strlen (message), 256 - strlen (message), "; or: %s",
@@ -522,7 +602,7 @@ model_check (struct model *m, struct disk *disk, const uint32_t *sectors,
   struct found f;
   bool is_right;
 
-  is_right = read_disk (m, disk, &f);
+  is_right = read_disk (disk, &f);
   pthread_mutex_lock (&m->lock);
   is_right = is_right
     && right_table (m, &f, sectors, limits, message, ret_extra);
@@ -541,7 +621,7 @@ adopt_table (struct model *m, struct table *t, const struct found *f)
   for (i = 0; i < f->nr; i++) {
     b = find (t, f->infos[i].name);
     b->is_frozen = false;
-    for (g = 0; g < nr_granules (m, b); g++)
+    for (g = 0; g < nr_granules (t, b); g++)
       b->since_base.marked[g] |= f->bits[i][g];
   }
   if (t == m->next) {
@@ -561,7 +641,7 @@ model_adopt (struct model *m, struct disk *disk, const uint32_t *sectors,
   struct found f;
   uint64_t extra;
 
-  if (read_disk (m, disk, &f))
+  if (read_disk (disk, &f))
     t = right_table (m, &f, sectors, limits, message, &extra);
   if (t)
     adopt_table (m, t, &f);

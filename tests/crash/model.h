@@ -46,7 +46,10 @@ void model_freeze (struct model *m, const char *name);
 void model_drop (struct model *m, const char *name,
                  const struct point_id *point);
 void model_merge_back (struct model *m, const char *name);
+/* Of the disk.  What is new counts as changed. */
+void model_resize (struct model *m, uint64_t size);
 void model_end (struct model *m, bool is_done);
+uint64_t model_size (struct model *m);
 
 /* For choosing: how many there are, and their names. */
 unsigned model_nr_bitmaps (struct model *m);

@@ -2,12 +2,12 @@
 /* Power loss, at every step and in every way (I6).
  *
  * A disk with bitmaps in a store stands on a simulated machine (sim.h) and
- * gets random writes and commands.  At each write and sync of disk and store,
- * the power is cut: machines are made of what may be left then, and on each
- * the disk is opened by the real code, under another boot id.  Its bitmaps
- * must say dirty for all that the disk has kept of writes since the base
- * point, and beyond what was written in few regions only (model.h).  What a
- * killed process leaves, which is all, must come back exactly.  Some of the
+ * gets random writes and commands, and is resized.  At each write and sync of
+ * disk and store, the power is cut: machines are made of what may be left then,
+ * and on each the disk is opened by the real code, under another boot id.  Its
+ * bitmaps must say dirty for all that the disk has kept of writes since the
+ * base point, and beyond what was written in few regions only (model.h).  What
+ * a killed process leaves, which is all, must come back exactly.  Some of the
  * machines lose their power again while the store recovers.
  *
  * usage: power-loss STATES [right|lose|late|fail] [THREADS]
@@ -182,7 +182,7 @@ static void
 check_disk (struct world *w, struct sim *cut, struct disk *disk,
             bool is_exact, const char *what)
 {
-  const uint64_t nr = w->shape->disk_size / SIM_SECTOR;
+  const uint64_t nr = disk_size (disk) / SIM_SECTOR;
   const struct model_limits limits = limits_of (w, is_exact);
   uint32_t *sectors = malloc (nr * sizeof *sectors);
   char message[256] = "";
@@ -306,7 +306,7 @@ chance (uint64_t *random, unsigned one_in)
 static bool
 write_disk (struct world *w, uint64_t *random)
 {
-  const uint64_t nr = w->shape->disk_size / SIM_SECTOR;
+  const uint64_t nr = model_size (w->model) / SIM_SECTOR;
   uint64_t first = sim_random (random) % nr, len;
   uint32_t number;
   void *buf;
@@ -487,12 +487,28 @@ change_bitmap (struct world *w, const char *name)
   }
 }
 
+/* To a size between a quarter and twice what it was first. */
+static void
+resize (struct world *w)
+{
+  const uint64_t nr = w->shape->disk_size / SIM_SECTOR;
+  uint64_t size = nr / 4 + sim_random (&w->random) % (nr * 7 / 4);
+  struct error err;
+
+  size = (chance (&w->random, 4) ? nr : size) * SIM_SECTOR;
+  model_resize (w->model, size);
+  must (w, disk_resize (w->disk, size, &err), &err);
+  set_mutant (w);
+}
+
 static void
 command (struct world *w)
 {
   const char *name = any_bitmap (w);
 
-  if (w->session && chance (&w->random, 2))
+  if (!w->session && chance (&w->random, 6))
+    resize (w);
+  else if (w->session && chance (&w->random, 2))
     end_session (w, !chance (&w->random, 3));
   else if (name == NULL || chance (&w->random, 4))
     add_bitmap (w);
@@ -575,7 +591,7 @@ close_world (struct world *w)
 static void
 adopt (struct world *w, bool is_exact, const char *what)
 {
-  const uint64_t nr = w->shape->disk_size / SIM_SECTOR;
+  const uint64_t nr = disk_size (w->disk) / SIM_SECTOR;
   const struct model_limits limits = limits_of (w, is_exact);
   uint32_t *sectors = malloc (nr * sizeof *sectors);
   char message[256] = "";

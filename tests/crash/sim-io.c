@@ -95,6 +95,17 @@ disk_sync (struct blk *blk)
   return 0;
 }
 
+static int
+disk_resize_file (struct blk *blk, uint64_t size)
+{
+  int r = sim_resize (((struct sim_disk *) blk)->file,
+                      size / SIM_SECTOR * CELL);
+
+  if (r == 0)
+    atomic_store (&blk->size, size);
+  return r;
+}
+
 static const struct blk_driver driver = {
   .name = "simulated",
   .close = disk_close_node,
@@ -103,13 +114,20 @@ static const struct blk_driver driver = {
   .zero = disk_zero_cells,
   .trim = disk_zero_cells,
   .flush = disk_sync,
+  .resize = disk_resize_file,
 };
 
 struct blk *
 sim_disk_open (struct sim_io *io, uint64_t size)
 {
   const uint64_t cells = size / SIM_SECTOR * CELL;
+  struct sim_file *file = sim_find (io->sim, SIM_DISK);
   struct sim_disk *d = calloc (1, sizeof *d);
+
+  if (file == NULL)
+    file = sim_create (io->sim, SIM_DISK, true, CELL, cells,
+                       round_up (2 * cells, 4096));
+  size = sim_size (file) / CELL * SIM_SECTOR;
 
   if (d == NULL || blk_init (&d->blk, &driver, SIM_DISK, NULL, size,
                              BLK_CAN_TRIM | BLK_CAN_ZERO
@@ -117,10 +135,7 @@ sim_disk_open (struct sim_io *io, uint64_t size)
     abort ();
   d->blk.block_size = SIM_SECTOR;
   d->io = io;
-  d->file = sim_find (io->sim, SIM_DISK);
-  if (d->file == NULL)
-    d->file = sim_create (io->sim, SIM_DISK, true, CELL, cells,
-                          round_up (cells, 4096));
+  d->file = file;
   return &d->blk;
 }
 

@@ -24,7 +24,8 @@ void sim_disk_name_writes (uint32_t name);
 struct sim_io;
 
 /* A node over the disk of io's machine, which is made with size bytes if it is
- * not there.  Trims and zeroes are writes.
+ * not there; it can be resized, to twice that at most.  Trims and zeroes are
+ * writes.
  */
 struct blk *sim_disk_open (struct sim_io *io, uint64_t size);
 /* The names of all sectors. */

@@ -41,6 +41,7 @@ struct sim_file {
   bool is_data;
   size_t cell;
   uint64_t size, capacity;
+  uint64_t durable_size;        /* from size on durable has what was there */
   unsigned char *cache;
   unsigned char *durable;
   struct version **newest;      /* of each cell; NULL = synced */
@@ -231,7 +232,7 @@ create_locked (struct sim *s, const char *name, bool is_data, size_t cell,
   f->name = strdup (name);
   f->is_data = is_data;
   f->cell = cell;
-  f->size = size;
+  f->size = f->durable_size = size;
   f->capacity = capacity;
   f->cache = allocate (capacity);
   f->durable = allocate (capacity);
@@ -326,9 +327,11 @@ copy_pages (const struct sim_file *f, unsigned char *to,
 {
   uint64_t off;
 
-  for (off = 0; off < f->size; off += PAGE)
+  const uint64_t end = MAX (f->size, f->durable_size);
+
+  for (off = 0; off < end; off += PAGE)
     if (f->is_used[off / PAGE])
-      memcpy (to + off, from + off, MIN (PAGE, f->size - off));
+      memcpy (to + off, from + off, MIN (PAGE, end - off));
 }
 
 /* Other threads may be setting bits of it. */
@@ -420,6 +423,15 @@ sim_size (struct sim_file *f)
   return size;
 }
 
+/* The file has its size for good. */
+static void
+forget_end (struct sim_file *f)
+{
+  if (f->durable_size > f->size)
+    memset (f->durable + f->size, 0, f->durable_size - f->size);
+  f->durable_size = f->size;
+}
+
 int
 sim_resize (struct sim_file *f, uint64_t size)
 {
@@ -439,8 +451,9 @@ sim_resize (struct sim_file *f, uint64_t size)
     }
     f->unsynced.len = n;
     memset (f->cache + size, 0, f->size - size);
-    memset (f->durable + size, 0, f->size - size);
   }
+  else if (f->durable_size > f->size)
+    forget_end (f);
   f->size = size;
   step_locked (f->sim);
   pthread_mutex_unlock (&f->sim->lock);
@@ -539,6 +552,7 @@ sync_locked (struct sim_file *f, uint64_t off, uint64_t end)
     }
   }
   f->unsynced.len = n;
+  forget_end (f);
 }
 
 static void
@@ -570,6 +584,25 @@ sim_sync_fails (struct sim_file *f, uint64_t off, uint64_t len)
 }
 
 /*---- Power cuts ----*/
+
+/* The size that a file has after a cut. */
+static uint64_t
+cut_size (const struct sim_file *f, enum sim_choice choice, uint64_t *random)
+{
+  switch (choice) {
+  case SIM_ALL:
+    return f->size;
+  case SIM_NONE:
+    return f->durable_size;
+  case SIM_DATA_ONLY:
+  case SIM_DATA_AND_RANDOM:
+    return f->is_data ? f->size : f->durable_size;
+  case SIM_OTHERS_ONLY:
+    return f->is_data ? f->durable_size : f->size;
+  default:
+    return sim_random (random) % 2 ? f->size : f->durable_size;
+  }
+}
 
 /* What is drawn once for a cut, or for a file of it. */
 struct draw {
@@ -661,6 +694,7 @@ copy_file (struct sim *to, const struct sim_file *f,
 
   memcpy (copy->is_used, f->is_used, f->capacity / PAGE);
   copy_pages (f, copy->durable, content);
+  copy->durable_size = f->durable_size;
   return copy;
 }
 
@@ -678,10 +712,14 @@ sim_cut_locked (struct sim *s, enum sim_choice choice, uint64_t *random)
     draw.last_write = sim_random (random) % 32;
     draw.last_write = s->nr_writes - MIN (draw.last_write, s->nr_writes);
     copy = copy_file (cut, f, f->durable);
+    copy->size = cut_size (f, choice, random);
     for (n = 0; n < f->unsynced.len; n++) {
       i = f->unsynced.ptr[n];
-      cut_cell (f, i, &draw, copy->durable + i * f->cell);
+      if ((i + 1) * f->cell <= copy->size)
+        cut_cell (f, i, &draw, copy->durable + i * f->cell);
     }
+    copy->durable_size = MAX (copy->size, copy->durable_size);
+    forget_end (copy);
     copy_pages (copy, copy->cache, copy->durable);
   }
   return cut;

@@ -65,7 +65,10 @@ struct sim_file *sim_find (struct sim *sim, const char *name);
 /* Durable at once.  A file called to is replaced. */
 void sim_rename (struct sim *sim, const char *from, const char *to);
 void sim_remove (struct sim *sim, const char *name);
-/* Durable at once; what is new is zero.  -ENOSPC above the capacity. */
+/* What is new is zero.  Durable with the next sync of any part of the file:
+ * until then a power cut may leave it with its old size, and if that is larger,
+ * with what was there.  -ENOSPC above the capacity.
+ */
 int sim_resize (struct sim_file *file, uint64_t size);
 uint64_t sim_size (struct sim_file *file);
 

@@ -264,6 +264,42 @@ test_steps (void **state)
   assert_int_equal (sim_nr_steps (f->sim), 3);
 }
 
+/* The size of a file and the first byte of its last cell after a cut. */
+static void
+check_end (struct fixture *f, enum sim_choice choice, uint64_t size,
+           unsigned char expected)
+{
+  struct sim *cut = sim_cut (f->sim, choice, &f->random);
+  struct sim_file *file = sim_find (cut, "other");
+  unsigned char byte;
+
+  assert_int_equal (sim_size (file), size);
+  assert_int_equal (sim_read (file, &byte, 1, size - CELL), 0);
+  assert_int_equal (byte, expected);
+  sim_free (cut);
+}
+
+/* A size is durable with the next sync; before that both are possible. */
+static void
+test_sizes (void **state)
+{
+  struct fixture *f = *state;
+
+  fill (f->other, NR_CELLS - 1, 1, 7);
+  sim_sync (f->other, 0, 0);
+  assert_int_equal (sim_resize (f->other, SIZE - CELL), 0);
+  check_end (f, SIM_ALL, SIZE - CELL, 0);
+  check_end (f, SIM_NONE, SIZE, 7);
+  sim_sync (f->other, 0, CELL);
+  check_end (f, SIM_NONE, SIZE - CELL, 0);
+  assert_int_equal (sim_resize (f->other, SIZE), 0);
+  fill (f->other, NR_CELLS - 1, 1, 8);
+  check_end (f, SIM_ALL, SIZE, 8);
+  check_end (f, SIM_NONE, SIZE - CELL, 0);
+  sim_sync (f->other, 0, 0);
+  check_end (f, SIM_NONE, SIZE, 8);
+}
+
 static void
 test_names_and_sizes (void **state)
 {
@@ -299,6 +335,7 @@ main (void)
     T (test_data_only),
     T (test_copy),
     T (test_steps),
+    T (test_sizes),
     T (test_names_and_sizes),
   };
 
