@@ -321,6 +321,12 @@ store_open (const struct store_options *options, struct store **ret,
   return 0;
 }
 
+bool
+store_is_believed (const struct store *s)
+{
+  return s->is_believed;
+}
+
 const char *
 store_loss (const struct store *s)
 {

@@ -43,10 +43,12 @@ struct store {
   char loss[STORE_REASON_SIZE];
   uint64_t recovered_regions;
   bool was_unclean;
+  bool is_believed;
 
   /* Atomic. */
   _Atomic unsigned refs;        /* the owner's, and one for each array */
   _Atomic bool has_failed;
+  _Atomic uint64_t live_synced; /* a time of change that is on disk */
   _Atomic bool is_copy_due;     /* the older slot has an older table; changed
                                    with the claim */
 
@@ -84,6 +86,8 @@ struct store {
 /* store.c */
 int store_new (const struct store_options *options, struct store **ret);
 void store_unref (struct store *s);
+/* The latest of the times in the live page. */
+uint64_t store_last_change (const struct store *s);
 /* Start the intents over the map that header says. */
 int store_start_intents (struct store *s);
 

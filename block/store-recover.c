@@ -59,14 +59,8 @@ struct recovery {
 static int64_t
 last_change (const struct store *s)
 {
-  uint64_t last = 0, t;
-  size_t i;
+  const uint64_t last = MIN (store_last_change (s), (uint64_t) INT64_MAX / 2);
 
-  for (i = 0; i < STORE_LIVE_SLOTS; i++) {
-    t = atomic_load (&s->live->slots[i].last_change);
-    last = MAX (last, t);
-  }
-  last = MIN (last, (uint64_t) INT64_MAX / 2);
   return MAX ((int64_t) last, s->header.identity.mtime_ns);
 }
 
@@ -466,6 +460,7 @@ store_recover (struct store *s, const struct store_options *options,
   r = store_note_committed (s);
   if (r == 0)
     r = judge (s, options, &rc);
+  s->is_believed = rc.found != FOUND_NEW && rc.reason[0] == '\0';
   if (r == 0 && rc.found == FOUND_SAME_BOOT)
     r = make_slot_durable (s);
   if (r == 0)

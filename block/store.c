@@ -29,6 +29,8 @@
 
 #define NSEC_PER_SEC INT64_C (1000000000)
 #define RETIRE_INTERVAL (3 * NSEC_PER_SEC)
+/* See sync_live_if_older, and UNSYNCED_SLACK in store-recover.c. */
+#define LIVE_AGE (20 * NSEC_PER_SEC)
 
 /* Time stamps of files may be this much finer than the clock that is read
  * here.
@@ -259,6 +261,36 @@ store_change_end (struct store *s)
   atomic_fetch_sub_explicit (&slot->nr_changes, 1, memory_order_release);
 }
 
+uint64_t
+store_last_change (const struct store *s)
+{
+  uint64_t last = 0, t;
+  size_t i;
+
+  for (i = 0; i < STORE_LIVE_SLOTS; i++) {
+    t = atomic_load (&s->live->slots[i].last_change);
+    last = MAX (last, t);
+  }
+  return last;
+}
+
+/* What a power cut leaves of the live page is not older than the last change
+ * by much more than LIVE_AGE: a change after a rest is announced by an intent,
+ * and while there are changes the thread comes by.
+ */
+static void
+sync_live_if_older (struct store *s, int64_t age)
+{
+  const uint64_t last = store_last_change (s);
+  const uint64_t synced = atomic_load (&s->live_synced);
+
+  if (last <= synced || last - synced <= (uint64_t) age)
+    return;
+  /* Correctness does not depend on it. */
+  if (store_sync_map (s, &s->live_map) == 0)
+    atomic_store (&s->live_synced, last);
+}
+
 /* A long change, of many pieces perhaps, is still in progress. */
 static void
 stamp_long_changes (struct store *s)
@@ -277,6 +309,7 @@ intents_sync_map (void *opaque, size_t off, size_t len)
 {
   struct store *s = opaque;
 
+  sync_live_if_older (s, LIVE_AGE);
   return s->io->sync_map (s->io, s->file, (char *) s->intent_map.addr + off,
                           len);
 }
@@ -316,7 +349,6 @@ store_intent (struct store *s)
   return s->intent;
 }
 
-/* The time of the last change reaches the disk with the retired regions. */
 int
 store_retire (struct store *s, bool is_all)
 {
@@ -331,8 +363,8 @@ store_retire (struct store *s, bool is_all)
   r = store_has_failed (s) ? -EIO : intent_retire (s->intent, is_all);
   if (store_has_failed (s))
     follow_up_failure (s);
-  else if (intent_nr_active (s->intent) > 0)
-    store_sync_map (s, &s->live_map);
+  else
+    sync_live_if_older (s, 0);
   if (!is_all)
     call_on_pass (s);
   lock_acquire (&s->lock);

@@ -92,6 +92,11 @@ const struct store_entry *store_entries (const struct store *s,
                                          size_t *ret_nr);
 void store_forget_entries (struct store *s);
 
+/* Has what an earlier process left been believed: nobody else has had the disk
+ * since?
+ */
+bool store_is_believed (const struct store *s);
+
 /* Why nothing is left of an earlier store, in words; "" if there is no such
  * thing to say.
  */

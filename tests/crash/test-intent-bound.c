@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* After a power cut no more regions count as dirty than may be active at once,
  * also if the map of intents is spread over many pages, and after many
- * crashes.
+ * crashes.  And what else an intent makes durable.
  */
 #include "config.h"
 
@@ -168,6 +168,38 @@ test_kill_within_commit (void **state)
   sim_free (cut);
 }
 
+/* The latest time of the live page. */
+static uint64_t
+time_of_change (struct sim *sim)
+{
+  const char *live = (char *) sim_cache (sim_find (sim, "store")) + 262144;
+  uint64_t last = 0, t;
+
+  for (unsigned i = 1; i <= 32; i++) {
+    memcpy (&t, live + i * 64 + 8, sizeof t);
+    last = t > last ? t : last;
+  }
+  return last;
+}
+
+/* The first change after a rest is not made without its time being on disk, so
+ * that the disk's own time is believed after a power cut.
+ */
+static void
+test_time_of_change (void **state)
+{
+  struct fixture *f = *state;
+  struct sim *cut;
+
+  store_change_begin (f->store);
+  mark (f, 1);
+  assert_true (time_of_change (f->sim) > 0);
+  cut = sim_cut (f->sim, SIM_NONE, &f->random);
+  assert_int_equal (time_of_change (cut), time_of_change (f->sim));
+  sim_free (cut);
+  store_change_end (f->store);
+}
+
 int
 main (void)
 {
@@ -175,6 +207,7 @@ main (void)
     cmocka_unit_test_setup_teardown (test_many_pages, setup, teardown),
     cmocka_unit_test_setup_teardown (test_many_kills, setup, teardown),
     cmocka_unit_test_setup_teardown (test_kill_within_commit, setup, teardown),
+    cmocka_unit_test_setup_teardown (test_time_of_change, setup, teardown),
   };
 
   unit_start ();
