@@ -397,6 +397,9 @@ file_resize (struct blk *blk, uint64_t size)
     return 0;
   }
 
+  /* The system would change the file's times. */
+  if (size == old_size)
+    return 0;
   /* No request may be let in beyond the end that the file has. */
   if (size < old_size)
     atomic_store_explicit (&blk->size, size, memory_order_release);

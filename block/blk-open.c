@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,6 +55,15 @@ rename_node (struct blk *blk, const char *name, struct error *err)
   return 0;
 }
 
+static void
+get_stat (const struct blk_open_options *o, struct statx *ret)
+{
+  if (blk_is_nbd_uri (o->file)
+      || statx (AT_FDCWD, o->file, 0, STATX_BASIC_STATS | STATX_BTIME,
+                ret) < 0)
+    memset (ret, 0, sizeof *ret);
+}
+
 int
 blk_open (const struct blk_open_options *o, struct blk **ret,
           struct error *err)
@@ -67,6 +77,8 @@ blk_open (const struct blk_open_options *o, struct blk **ret,
     return error_set (err, EINVAL, "%s: unknown format \"%s\" (raw or qcow2)",
                       o->file, format);
   r = open_protocol (o, is_raw, &blk, err);
+  if (r == 0 && o->ret_stat)
+    get_stat (o, o->ret_stat);
   if (r == 0 && !is_raw) {
     struct qcow2_open_options options = {
       .is_read_only = o->is_read_only, .allow_backing = o->allow_backing,

@@ -3,6 +3,8 @@
 #ifndef TIDEMARK_BLK_OPEN_H
 #define TIDEMARK_BLK_OPEN_H
 
+#include <sys/stat.h>
+
 #include "blk.h"
 
 struct blk_open_options {
@@ -13,6 +15,10 @@ struct blk_open_options {
   bool allow_backing;           /* qcow2: follow the files that it names */
   bool no_lock;                 /* files: do not lock */
   const char *node_name;        /* NULL = from file */
+  /* If not NULL: what is known of a file once it is locked, and before the
+   * format's driver may change it; stx_mask 0 = nothing.
+   */
+  struct statx *ret_stat;
 };
 
 /* True if s names an NBD export rather than a file. */

@@ -376,6 +376,21 @@ dirty_attach_rest (struct dirty *d)
   return r < 0 ? r : dirty_commit (d);
 }
 
+bool
+dirty_store_knows (struct dirty *d, const char *name)
+{
+  const struct store_entry *entries;
+  size_t nr, i;
+
+  if (d->store == NULL)
+    return false;
+  entries = store_entries (d->store, &nr);
+  for (i = 0; i < nr; i++)
+    if (strcmp (entries[i].name, name) == 0)
+      return true;
+  return store_is_believed (d->store);
+}
+
 struct store *
 dirty_begin_change (struct dirty *d)
 {

@@ -182,6 +182,11 @@ struct store;
  */
 int dirty_attach_store (struct dirty *d, struct store *s);
 int dirty_attach_rest (struct dirty *d);
+/* Between the two: is what has become of the bitmap called name in the store?
+ * There is such a bitmap, or the store knows of everything that the server had
+ * when it ended, and that it was removed.
+ */
+bool dirty_store_knows (struct dirty *d, const char *name);
 /* For a change of the disk's file outside the gate: begin returns what the end
  * is to be given.
  */

@@ -3,6 +3,8 @@
 #ifndef TIDEMARK_DISK_PRIVATE_H
 #define TIDEMARK_DISK_PRIVATE_H
 
+#include <sys/stat.h>
+
 #include "disk.h"
 #include "store.h"
 
@@ -39,9 +41,11 @@ int disk_store_configure (struct disk *d, const struct disk_options *options,
                           const char *file);
 void disk_store_fini (struct disk *d);
 /* Open the store if it is there, and load the bitmaps of it and of the image.
- * 0, or -errno if the disk must not be used.
+ * st: the file as it was before the node could change it; NULL = nothing is
+ * known.  0, or -errno if the disk must not be used.
  */
-int disk_load_bitmaps (struct disk *d, struct error *err);
+int disk_load_bitmaps (struct disk *d, const struct statx *st,
+                       struct error *err);
 /* The last steps of closing, the node being closed: with is_clean the next
  * open need not recover.
  */

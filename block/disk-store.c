@@ -8,9 +8,13 @@
  * said.
  *
  * Order of opening: the store's bitmaps that can be trusted, then those of the
- * image (whose flagging changes the file), then those that cannot be trusted.
- * The file's identity is taken before the first of these that changes the
- * file, and after the last.
+ * image, then those that cannot be trusted.  Once the store has them all, also
+ * if it has to be made for that, the image's are flagged, so that a crash at
+ * any moment leaves them in one of the two.
+ *
+ * The store judges the file by what it was before its driver was opened, which
+ * may mend an image; that, the flagging, and all until the file is closed are
+ * changes that the store is told of.
  *
  * Called by whoever opens, closes or administers the disk; the functions that
  * change anything close the gate.
@@ -36,21 +40,29 @@
 
 /* Of a regular file; anything else has nothing that would tell. */
 static void
+set_identity (const struct statx *st, struct store_identity *ret)
+{
+  memset (ret, 0, sizeof *ret);
+  if (!S_ISREG (st->stx_mode))
+    return;
+  ret->inode = st->stx_ino;
+  ret->mtime_ns = st->stx_mtime.tv_sec * NSEC_PER_SEC + st->stx_mtime.tv_nsec;
+  ret->file_size = st->stx_size;
+  if (st->stx_mask & STATX_BTIME)
+    ret->birth_ns = st->stx_btime.tv_sec * NSEC_PER_SEC
+      + st->stx_btime.tv_nsec;
+}
+
+/* As it is now. */
+static void
 get_identity (const struct disk *d, struct store_identity *ret)
 {
-  struct statx st;
+  struct statx st = { .stx_mask = 0 };
 
-  memset (ret, 0, sizeof *ret);
-  if (d->path == NULL
-      || statx (AT_FDCWD, d->path, 0, STATX_BASIC_STATS | STATX_BTIME, &st) < 0
-      || !S_ISREG (st.stx_mode))
-    return;
-  ret->inode = st.stx_ino;
-  ret->mtime_ns = st.stx_mtime.tv_sec * NSEC_PER_SEC + st.stx_mtime.tv_nsec;
-  ret->file_size = st.stx_size;
-  if (st.stx_mask & STATX_BTIME)
-    ret->birth_ns = st.stx_btime.tv_sec * NSEC_PER_SEC
-      + st.stx_btime.tv_nsec;
+  if (d->path && statx (AT_FDCWD, d->path, 0, STATX_BASIC_STATS | STATX_BTIME,
+                        &st) < 0)
+    st.stx_mode = 0;
+  set_identity (&st, ret);
 }
 
 /* A daemon leaves the directory that relative names refer to. */
@@ -181,13 +193,29 @@ protect_image_bitmaps (struct disk *d)
                  " %s", d->name, err.msg);
 }
 
-int
-disk_load_bitmaps (struct disk *d, struct error *err)
+/* From here on the image says that its bitmaps are not to be trusted. */
+static int
+flag_image_bitmaps (struct disk *d, struct error *err)
 {
-  struct store_identity identity;
+  struct store *s;
+  int r;
+
+  gate_close (&d->gate);
+  s = dirty_begin_change (d->dirty);
+  r = image_bitmaps_flag (d->node, err);
+  dirty_end_change (s);
+  gate_open (&d->gate);
+  return r;
+}
+
+int
+disk_load_bitmaps (struct disk *d, const struct statx *st, struct error *err)
+{
+  struct store_identity identity = { .inode = 0 };
   int r = 0;
 
-  get_identity (d, &identity);
+  if (st && d->path)
+    set_identity (st, &identity);
   gate_close (&d->gate);
   if (d->store_path)
     r = find_store (d, &identity, err);
@@ -199,9 +227,10 @@ disk_load_bitmaps (struct disk *d, struct error *err)
       error_set_errno (err, -r, "disk '%s': store", d->name);
   }
   gate_open (&d->gate);
-  if (r == 0)
-    protect_image_bitmaps (d);
-  return r;
+  if (r < 0)
+    return r;
+  protect_image_bitmaps (d);
+  return flag_image_bitmaps (d, err);
 }
 
 int

@@ -286,10 +286,11 @@ make_disk (struct disk *d, const struct disk_options *options,
   return r;
 }
 
-/* file: what the node was opened from, or NULL. */
+/* file: what the node was opened from, and st what it was then; or NULL. */
 static int
 new_disk (struct blk *node, const struct disk_options *options,
-          const char *file, struct disk **ret, struct error *err)
+          const char *file, const struct statx *st, struct disk **ret,
+          struct error *err)
 {
   struct disk *d;
   int r = check_name (options->name, err);
@@ -308,7 +309,7 @@ new_disk (struct blk *node, const struct disk_options *options,
   if (r < 0)
     error_set_errno (err, -r, "disk '%s'", options->name);
   else
-    r = disk_load_bitmaps (d, err);
+    r = disk_load_bitmaps (d, st, err);
   if (r < 0) {
     struct store *store = d->store;
 
@@ -327,7 +328,7 @@ int
 disk_new (struct blk *node, const struct disk_options *options,
           struct disk **ret, struct error *err)
 {
-  return new_disk (node, options, NULL, ret, err);
+  return new_disk (node, options, NULL, NULL, ret, err);
 }
 
 int
@@ -341,14 +342,16 @@ disk_open (const struct disk_options *options, struct disk **ret,
     .allow_backing = options->allow_backing,
     .node_name = options->name,
   };
+  struct statx st;
   struct blk *node;
   int r = check_name (options->name, err);
 
+  open_options.ret_stat = &st;
   if (r == 0)
     r = blk_open (&open_options, &node, err);
   if (r < 0)
     return r;
-  return new_disk (node, options, options->file, ret, err);
+  return new_disk (node, options, options->file, &st, ret, err);
 }
 
 /* For QEMU, if the image can hold them. */

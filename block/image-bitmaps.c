@@ -56,6 +56,8 @@ load_one (struct blk *node, struct dirty *d, const struct qcow2_bitmap *bm,
 
   if (bm->unusable[0])
     return load_inconsistent (d, bm, bm->unusable, err);
+  if ((bm->flags & QCOW2_BITMAP_IN_USE) && dirty_store_knows (d, bm->name))
+    return 0;
   if (bm->flags & QCOW2_BITMAP_IN_USE)
     return load_inconsistent (d, bm, "it was not saved to the image when the"
                               " disk was last closed", err);
@@ -84,7 +86,20 @@ image_bitmaps_load (struct blk *node, struct dirty *d, struct error *err)
   for (size_t i = 0; i < bitmaps.nr && r == 0; i++)
     if (!is_known (d, bitmaps.ptr[i].name))
       r = load_one (node, d, &bitmaps.ptr[i], err);
-  if (r == 0 && !blk_is_read_only (node))
+  qcow2_bitmaps_free (&bitmaps);
+  return r;
+}
+
+int
+image_bitmaps_flag (struct blk *node, struct error *err)
+{
+  struct qcow2_bitmaps bitmaps;
+  int r;
+
+  if (!qcow2_can_hold_bitmaps (node) || blk_is_read_only (node))
+    return 0;
+  r = qcow2_bitmaps_read (node, &bitmaps, err);
+  if (r == 0)
     r = qcow2_bitmaps_flag (node, &bitmaps, err);
   qcow2_bitmaps_free (&bitmaps);
   return r;

@@ -8,11 +8,16 @@
 #include "error.h"
 
 /* Add every bitmap of the image that d does not yet have by name, persistent:
- * inconsistent if it is flagged as in use, damaged or not understood.  Then
- * flag all as in use, durably, if the node is writable.  A node that is no
- * qcow2 image has none.  On failure d may have some of them.  [gate closed]
+ * inconsistent if it is damaged, not understood, or flagged as in use and not
+ * known to d's store.  A node that is no qcow2 image has none.  On failure d
+ * may have some of them.  [gate closed]
  */
 int image_bitmaps_load (struct blk *node, struct dirty *d, struct error *err);
+
+/* Flag all of the image's as in use, durably, if the node is writable: to be
+ * done before anything is written.
+ */
+int image_bitmaps_flag (struct blk *node, struct error *err);
 
 /* At a clean close, before the node is closed: the image holds d's persistent
  * bitmaps, and no others.  Does nothing for a node that is not writable or
