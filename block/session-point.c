@@ -74,8 +74,8 @@ choose_mode (struct session_disk *sd, const struct dirty_info *info,
   if (!info)
     return error_set (err, ENOENT, "Dirty bitmap '%s' not found", name);
   if (info->state == DIRTY_INCONSISTENT)
-    return error_set (err, EINVAL, "Bitmap '%s' is inconsistent and cannot be"
-                      " used", name);
+    return error_set (err, EINVAL, "Bitmap '%.60s' is inconsistent and cannot"
+                      " be used: %.100s", name, info->reason);
   return error_set (err, EINVAL, "no incremental backup of disk '%.60s' is"
                     " possible: %s", disk_name (sd->disk), sd->why);
 }

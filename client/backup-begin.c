@@ -63,7 +63,7 @@ void
 backup_check_chain (const struct chain *chain, uint64_t size,
                     char reason[256])
 {
-  const struct backup *head = chain_head (chain);
+  const struct backup *head = chain_trunk (chain);
   struct error e = ERROR_INIT;
 
   reason[0] = '\0';
@@ -78,25 +78,101 @@ backup_check_chain (const struct chain *chain, uint64_t size,
               (uintmax_t) size);
 }
 
+int
+backup_refuse (const struct backup_disk *d, struct error *err)
+{
+  return error_set (err, ESTALE, "disk '%.60s': no %s backup is possible: "
+                    "%.140s", d->name, backup_mode_name (d->asked), d->reason);
+}
+
+/* The names of all disks of the server. */
+static int
+list_disks (struct backup_run *run, json_t **ret, struct error *err)
+{
+  struct control_call call = { .command = "query-block" };
+  json_t *answer, *a;
+  size_t i;
+  int r = control_call (run->control, &call, &answer, err);
+
+  if (r < 0)
+    return r;
+  a = *ret = json_array ();
+  for (i = 0; i < json_array_size (answer); i++) {
+    json_t *name = json_object_get (json_array_get (answer, i), "device");
+
+    if (json_is_string (name))
+      json_array_append (a, name);
+  }
+  json_decref (answer);
+  return 0;
+}
+
+/* Names of the disks that are asked for; empty: all, with the same mode. */
+static int
+asked_disks (struct backup_run *run, json_t **ret, struct error *err)
+{
+  const char *name;
+  size_t i;
+  int r = 0;
+
+  *ret = NULL;
+  if (!options_has (run->options, "disk")
+      && backup_has_disk_modes (run->options))
+    r = list_disks (run, ret, err);
+  else
+    *ret = json_array ();
+  for (i = 0; (name = options_get_nth (run->options, "disk", i)) != NULL; i++)
+    json_array_append_new (*ret, json_string (name));
+  if (r == 0)
+    r = backup_check_mode_disks (run->options, *ret, err);
+  if (r < 0)
+    json_decref (*ret);
+  return r;
+}
+
+static const char *
+server_mode (enum backup_mode asked)
+{
+  /* The difference is in how it ends. */
+  return backup_mode_name (asked == BACKUP_DIFFERENTIAL ? BACKUP_INCREMENTAL
+                           : asked);
+}
+
+static json_t *
+disk_argument (const char *name, enum backup_mode asked)
+{
+  return json_pack ("{s:s, s:s}", "disk", name, "mode", server_mode (asked));
+}
+
 /* The "disks" argument.  previous: the disks of an attempt before, whose
  * reasons make them full; NULL: what the user asked for, or all.
  */
-static json_t *
-disks_argument (const struct backup_run *run,
-                const struct backup_disk *previous, size_t nr_previous)
+static int
+disks_argument (struct backup_run *run, const struct backup_disk *previous,
+                size_t nr_previous, json_t **ret, struct error *err)
 {
-  json_t *a = json_array ();
-  const char *name;
+  json_t *names, *a;
   size_t i;
+  int r;
 
+  if (!previous) {
+    r = asked_disks (run, &names, err);
+    if (r < 0)
+      return r;
+  }
+  *ret = a = json_array ();
   for (i = 0; i < nr_previous; i++)
-    json_array_append_new (a, json_pack ("{s:s, s:s}",
-      "disk", previous[i].name,
-      "mode", run->is_full || previous[i].reason[0] ? "full" : "auto"));
-  for (i = 0; !previous
-         && (name = options_get_nth (run->options, "disk", i)) != NULL; i++)
-    json_array_append_new (a, json_pack ("{s:s}", "disk", name));
-  return a;
+    json_array_append_new (a, disk_argument (previous[i].name,
+      previous[i].reason[0] ? BACKUP_FULL : previous[i].asked));
+  for (i = 0; !previous && i < json_array_size (names); i++) {
+    const char *name = json_string_value (json_array_get (names, i));
+
+    json_array_append_new (a, disk_argument (name, backup_asked_mode (
+      run->options, name)));
+  }
+  if (!previous)
+    json_decref (names);
+  return 0;
 }
 
 static int
@@ -105,21 +181,27 @@ call_begin (struct backup_run *run, const struct backup_disk *previous,
 {
   char id[POINT_ID_STRING_SIZE], bitmap[64];
   const char *name = options_get (run->options, "bitmap");
-  json_t *disks = disks_argument (run, previous, nr_previous);
+  enum backup_mode mode = backup_asked_mode (run->options, NULL);
+  json_t *disks;
   struct control_call call = {
     .command = "backup-begin",
     /* The answer tells which session is to be ended. */
     .is_final = true,
   };
 
+  int r = disks_argument (run, previous, nr_previous, &disks, err);
+
+  if (r < 0)
+    return r;
   point_id_format (&run->repo->id, id);
   snprintf (bitmap, sizeof bitmap, "tidemark-%s", id);
-  call.args = json_pack ("{s:s, s:s, s:s, s:I, s:i}",
-                         "bitmap", name ? name : bitmap,
-                         "mode", run->is_full ? "full" : "auto",
-                         "view", "dirty",
+  call.args = json_pack ("{s:s, s:s, s:I, s:i}",
+                         "mode", server_mode (mode), "view", "dirty",
                          "cluster-size", (json_int_t) run->cluster_size,
                          "lease", (int) run->lease);
+  if (call.args && (mode != BACKUP_COPY || json_array_size (disks) > 0))
+    json_object_set_new (call.args, "bitmap",
+                         json_string (name ? name : bitmap));
   if (call.args && run->is_partial_ok)
     json_object_set_new (call.args, "partial-ok", json_true ());
   if (call.args && json_array_size (disks) > 0)
@@ -152,7 +234,8 @@ find_context (const json_t *contexts)
 }
 
 static int
-parse_disk (const json_t *o, struct backup_disk *d, struct error *err)
+parse_disk (const struct backup_run *run, const json_t *o,
+            struct backup_disk *d, struct error *err)
 {
   const char *mode = json_string_value (json_object_get (o, "mode"));
   const char *base = json_string_value (json_object_get (o, "base"));
@@ -163,13 +246,17 @@ parse_disk (const json_t *o, struct backup_disk *d, struct error *err)
   d->name = dup_string (o, "disk");
   d->uri = dup_string (o, "uri");
   d->bitmap = dup_string (o, "bitmap");
+  if (d->name)
+    d->asked = backup_asked_mode (run->options, d->name);
   d->is_incremental = mode && strcmp (mode, "incremental") == 0;
+  d->is_aside = d->is_incremental ? d->asked == BACKUP_DIFFERENTIAL
+    : mode && strcmp (mode, "copy") == 0;
   if (d->is_incremental)
     d->context = find_context (json_object_get (o, "contexts"));
   snprintf (d->why, sizeof d->why, "%s", why ? why : "");
   make_one_line (d->why);
   if (!d->name || !d->uri || !mode
-      || (!d->is_incremental && strcmp (mode, "full") != 0)
+      || (!d->is_incremental && !d->is_aside && strcmp (mode, "full") != 0)
       || size <= 0 || (uint64_t) size > RANGE_MAX_SIZE
       || !json_is_integer (dirty) || json_integer_value (dirty) < 0
       || (d->is_incremental
@@ -211,6 +298,20 @@ check_once (const struct backup_run *run, struct error *err)
   return 0;
 }
 
+/* Is the mode one that was asked for?  That it is incremental where full was
+ * wanted is looked at later.
+ */
+static bool
+is_mode_asked (const struct backup_disk *d)
+{
+  bool is_copy = d->is_aside && !d->is_incremental;
+
+  if (d->asked == BACKUP_COPY || is_copy)
+    return d->asked == BACKUP_COPY && is_copy;
+  return d->is_incremental
+    || d->asked == BACKUP_AUTO || d->asked == BACKUP_FULL;
+}
+
 static int
 check_asked (const struct backup_run *run, struct error *err)
 {
@@ -226,6 +327,10 @@ check_asked (const struct backup_run *run, struct error *err)
     if (j > 0 && !asked)
       return error_set (err, EPROTO, "backup-begin: the server answered with "
                         "disk '%s', which was not asked for", name);
+    if (!is_mode_asked (&run->disks[i]))
+      return error_set (err, EPROTO, "backup-begin: malformed answer for disk "
+                        "'%s': mode %s was asked for", name,
+                        backup_mode_name (run->disks[i].asked));
   }
   return 0;
 }
@@ -262,7 +367,7 @@ backup_parse_answer (struct backup_run *run, const json_t *o,
     return error_set_errno (err, ENOMEM, "disks");
   run->nr_disks = nr;
   for (i = 0; i < nr && r == 0; i++)
-    r = parse_disk (json_array_get (disks, i), &run->disks[i], err);
+    r = parse_disk (run, json_array_get (disks, i), &run->disks[i], err);
   if (r == 0)
     r = check_uris (run, err);
   if (r == 0)
@@ -280,7 +385,8 @@ kept_bitmaps (const struct backup_run *run)
   size_t i;
 
   for (i = 0; i < run->nr_disks; i++)
-    if (run->disks[i].is_failed)
+    if (run->disks[i].is_failed
+        || (run->disks[i].is_aside && run->disks[i].is_incremental))
       json_array_append_new (a, json_string (run->disks[i].name));
   return a;
 }
@@ -366,7 +472,11 @@ attempt (struct backup_run *run, const struct backup_disk *previous,
     for (j = 0; j < nr_previous; j++)
       if (strcmp (previous[j].name, d->name) == 0 && previous[j].reason[0])
         snprintf (d->why, sizeof d->why, "%s", previous[j].reason);
-    is_wrong |= backup_is_misfit (d);
+    if (!backup_is_misfit (d))
+      continue;
+    if (d->asked == BACKUP_INCREMENTAL || d->asked == BACKUP_DIFFERENTIAL)
+      return backup_refuse (d, err);
+    is_wrong = true;
   }
   return is_wrong;
 }
@@ -425,9 +535,13 @@ decide_nbd (struct backup_run *run, struct backup_disk *d, struct error *err)
 {
   const char *bitmap = options_get (run->options, "bitmap");
 
+  d->asked = backup_asked_mode (run->options, d->name);
+  d->is_aside = d->asked == BACKUP_COPY || d->asked == BACKUP_DIFFERENTIAL;
   backup_check_chain (d->chain, 0, d->reason);
-  if (run->is_full)
+  if (d->asked == BACKUP_FULL || d->asked == BACKUP_COPY)
     snprintf (d->why, sizeof d->why, "asked for");
+  else if (d->reason[0] && d->asked != BACKUP_AUTO)
+    return backup_refuse (d, err);
   else if (d->reason[0])
     snprintf (d->why, sizeof d->why, "%s", d->reason);
   else if (!bitmap)
@@ -439,7 +553,7 @@ decide_nbd (struct backup_run *run, struct backup_disk *d, struct error *err)
     snprintf (d->why, sizeof d->why, "bitmap '%s' is managed by the server's "
               "user, who vouches for it", bitmap);
   }
-  if (bitmap) {
+  if (bitmap && d->asked != BACKUP_COPY) {
     d->bitmap = strdup (bitmap);
     d->context = d->is_incremental ? source_context (bitmap) : NULL;
     if (!d->bitmap || (d->is_incremental && !d->context))

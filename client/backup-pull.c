@@ -48,6 +48,8 @@ check_size (struct backup_run *run, struct backup_disk *d, struct blk *source,
     return 0;
   if (d->is_incremental) {
     backup_check_chain (d->chain, size, d->reason);
+    if (d->reason[0] && d->asked != BACKUP_AUTO)
+      return backup_refuse (d, err);
     if (d->reason[0]) {
       d->is_incremental = false;
       snprintf (d->why, sizeof d->why, "%s", d->reason);
@@ -60,7 +62,7 @@ check_size (struct backup_run *run, struct backup_disk *d, struct blk *source,
 static struct manifest *
 make_manifest (const struct backup_run *run, const struct backup_disk *d)
 {
-  const struct backup *head = chain_head (d->chain);
+  const struct backup *head = chain_trunk (d->chain);
   struct manifest *m = calloc (1, sizeof *m);
   size_t i;
 
@@ -79,7 +81,7 @@ make_manifest (const struct backup_run *run, const struct backup_disk *d)
   m->time = run->time;
   m->source = strdup (run->source);
   m->bitmap = d->bitmap ? strdup (d->bitmap) : NULL;
-  m->mode = strdup (m->is_full ? "full" : "incremental");
+  m->mode = strdup (backup_disk_mode (d));
   m->why = strdup (d->why);
   m->virtual_size = d->size;
   m->cluster_size = run->cluster_size;

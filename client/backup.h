@@ -19,12 +19,23 @@
 
 #define BACKUP_MAX_CONNECTIONS 64
 
+enum backup_mode {
+  BACKUP_AUTO,                  /* incremental if that is possible */
+  BACKUP_INCREMENTAL,           /* or an error */
+  BACKUP_FULL,
+  BACKUP_DIFFERENTIAL,          /* likewise, and the bitmap stays as it is */
+  BACKUP_COPY,                  /* all of the disk; no bitmap is touched */
+};
+
 struct backup_disk {
   char *name;
   char *uri;                    /* of the export */
   char *context;                /* dirty context; NULL = none */
   char *bitmap;                 /* NULL = none */
-  bool is_incremental;
+  enum backup_mode asked;
+  bool is_incremental;          /* or differential */
+  bool is_aside;                /* differential or copy: no later backup counts
+                                   from this one */
   char why[256];
   char reason[256];             /* set: a full backup is needed because */
   uint64_t size;                /* 0 = not known before the export is open */
@@ -42,7 +53,6 @@ struct backup_run {
   /* From the command line. */
   const char *source;
   const struct options *options;
-  bool is_full;                 /* asked for */
   bool is_partial_ok;           /* one disk may fail without the others */
   uint32_t cluster_size;
   bool compress;
@@ -65,6 +75,22 @@ struct backup_run {
   bool is_lost;                 /* the server is out of reach: what is there
                                    is kept for another run */
 };
+
+/* backup-mode.c: --mode and --full.  Names as on the command line. */
+const char *backup_mode_name (enum backup_mode mode);
+/* Can they be understood? */
+int backup_check_modes (const struct options *options, struct error *err);
+/* Are the disks that they name among these, an array of strings? */
+int backup_check_mode_disks (const struct options *options,
+                             const json_t *disks, struct error *err);
+/* Do they name any? */
+bool backup_has_disk_modes (const struct options *options);
+/* disk NULL: of those that are not named. */
+enum backup_mode backup_asked_mode (const struct options *options,
+                                    const char *disk);
+json_t *backup_modes_to_json (const struct options *options);
+/* What it has become: "incremental", "full", "differential", "copy". */
+const char *backup_disk_mode (const struct backup_disk *d);
 
 /* Connect to the control socket, take the point, and again with mode full for
  * disks whose base is not what their chain needs.
@@ -92,6 +118,9 @@ int backup_parse_answer (struct backup_run *run, const json_t *o,
 int backup_pull_disk (struct backup_run *run, struct backup_disk *d,
                       struct error *err);
 
+/* An error: the incremental that was asked for is not possible, for reason. */
+int backup_refuse (const struct backup_disk *d, struct error *err);
+
 /* True if the disk's incremental fits no chain; its reason says why. */
 bool backup_is_misfit (struct backup_disk *d);
 
@@ -99,7 +128,8 @@ bool backup_is_misfit (struct backup_disk *d);
 int backup_begin_nbd (struct backup_run *run, struct error *err);
 
 /* Tell the server how it ended; of a success, which bitmaps are not to count
- * from here: those of disks that have failed.  No session: nothing to do.
+ * from here: those of disks that have failed, or are asides.  No session:
+ * nothing to do.
  */
 int backup_end_session (struct backup_run *run, bool is_success,
                         struct error *err);

@@ -2,10 +2,12 @@
 /* The backups of one disk in a repository.  Main thread.
  *
  * I9: an incremental is stored only on a chain that contains its base point.
- * Further, each backup between the base point and the head must be one whose
- * success the server has not confirmed: a server that confirmed it counts from
- * there, so a bitmap that counts from an older point belongs to a disk that
- * was rolled back or copied.
+ * Differentials and copies are asides, by which the bitmap does not move:
+ * nothing is based on them.  The others are the trunk.  Further, each backup
+ * between the base point and the trunk's newest must be one whose success the
+ * server has not confirmed: a server that confirmed it counts from there, so
+ * a bitmap that counts from an older point belongs to a disk that was rolled
+ * back or copied.
  */
 #include "config.h"
 
@@ -187,6 +189,18 @@ chain_head (const struct chain *chain)
 }
 
 const struct backup *
+chain_trunk (const struct chain *chain)
+{
+  size_t i = chain->len;
+
+  /* Of one that cannot be read nobody knows. */
+  while (i-- > 0)
+    if (!chain->ptr[i].manifest || manifest_is_trunk (chain->ptr[i].manifest))
+      return &chain->ptr[i];
+  return NULL;
+}
+
+const struct backup *
 chain_find_number (const struct chain *chain, unsigned number)
 {
   size_t i;
@@ -338,7 +352,7 @@ int
 chain_check_base (const struct chain *chain, const struct point_id *base,
                   struct error *err)
 {
-  const struct backup *b = chain_head (chain);
+  const struct backup *b = chain_trunk (chain);
   const struct backup *confirmed = NULL;
   char s[POINT_ID_STRING_SIZE];
 

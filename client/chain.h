@@ -44,6 +44,10 @@ void chain_close (struct chain *chain);
 
 /* The newest backup, or NULL. */
 const struct backup *chain_head (const struct chain *chain);
+/* The newest one that an incremental or differential may be based on: that is
+ * none itself, nor a copy.  Or NULL.
+ */
+const struct backup *chain_trunk (const struct chain *chain);
 const struct backup *chain_find_number (const struct chain *chain,
                                         unsigned number);
 /* The backup whose image b's image is based on, or NULL. */
@@ -63,7 +67,7 @@ int chain_select (const struct chain *chain, const char *at,
                   const struct backup **ret, struct error *err);
 
 /* I9: 0 if an incremental whose bitmap counts from base may be stored on the
- * head; else -ESTALE and *err says why not.
+ * trunk's newest; else -ESTALE and *err says why not.
  */
 int chain_check_base (const struct chain *chain, const struct point_id *base,
                       struct error *err);

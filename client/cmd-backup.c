@@ -38,10 +38,12 @@ static const struct option_spec options[] = {
   { "connections", 0, "N", "NBD connections, 1 to 64 (default 4)" },
   { "disk", 'd', "NAME", "back up this disk (control socket: repeatable, by "
     "default all)" },
-  { "full", 0, NULL, "make a full backup" },
+  { "full", 0, NULL, "make a full backup: --mode full" },
   { "json", 0, NULL, "print one JSON object per event" },
   { "lease", 0, "SECONDS", "how long the server keeps the session of a client"
     " that is gone (default 300)" },
+  { "mode", 0, "[DISK=]MODE", "auto (default), incremental, full, differential"
+    " or copy; of one disk or of all" },
   { "partial-ok", 0, NULL, "store the other disks if one fails" },
   { "quiet", 'q', NULL, "print warnings and errors only" },
   { "retry", 0, "SECONDS", "how long to try to reach the server again after "
@@ -281,12 +283,13 @@ parse_options (struct backup_run *run, struct error *err)
     r = options_get_number (o, "timeout", false, 1, 86400, &timeout, err);
   if (r == 0)
     r = parse_compression (run, err);
+  if (r == 0)
+    r = backup_check_modes (o, err);
   run->cluster_size = (uint32_t) cluster_size;
   run->nr_connections = (unsigned) connections;
   run->lease = (unsigned) lease;
   run->retry = (unsigned) retry;
   run->timeout = (unsigned) timeout;
-  run->is_full = options_has (o, "full");
   run->is_partial_ok = options_has (o, "partial-ok");
   return r;
 }

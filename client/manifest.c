@@ -61,6 +61,13 @@ backup_name_parse (const char *name, unsigned *ret_number, bool *ret_is_full,
   return false;
 }
 
+bool
+manifest_is_trunk (const struct manifest *m)
+{
+  return strcmp (m->mode, "differential") != 0
+    && strcmp (m->mode, "copy") != 0;
+}
+
 void
 manifest_free (struct manifest *m)
 {

@@ -39,7 +39,8 @@ struct manifest {
   int64_t finished;
   char *source;
   char *bitmap;                 /* NULL = none */
-  char *mode;                   /* "full", "incremental" */
+  char *mode;                   /* "full", "incremental", "differential",
+                                   "copy" */
   char *why;
   uint64_t virtual_size;
   uint32_t cluster_size;
@@ -51,6 +52,9 @@ struct manifest {
   json_t *disks;                /* names of all disks of the session */
   char *tool;
 };
+
+/* False: a differential or a copy, which no later backup is based on. */
+bool manifest_is_trunk (const struct manifest *m);
 
 /* NULL is allowed. */
 void manifest_free (struct manifest *m);

@@ -26,8 +26,8 @@ static json_t *
 asked_for (const struct backup_run *run)
 {
   static const char *const names[] = { "bitmap", "compress" };
-  json_t *o = json_pack ("{s:s, s:b, s:i}", "source", run->source,
-                         "full", run->is_full,
+  json_t *o = json_pack ("{s:s, s:o, s:i}", "source", run->source,
+                         "modes", backup_modes_to_json (run->options),
                          "cluster-size", (int) run->cluster_size);
   json_t *disks = json_array ();
   const char *s;
@@ -57,7 +57,7 @@ backup_note_run (struct backup_run *run, struct error *err)
 
     json_array_append_new (disks, json_pack (
       "{s:s, s:i, s:s, s:s}", "disk", d->name, "number", (int) d->number,
-      "mode", d->is_incremental ? "incremental" : "full", "why", d->why));
+      "mode", backup_disk_mode (d), "why", d->why));
   }
   o = json_pack ("{s:s, s:i, s:s, s:o, s:o}", "format", RUN_FORMAT,
                  "version", RUN_VERSION, "session", run->session,
@@ -90,7 +90,7 @@ take_disks (struct backup_run *run, const json_t *disks, char reason[256])
     mode = json_string_value (json_object_get (o, "mode"));
     why = json_string_value (json_object_get (o, "why"));
     if (j == json_array_size (disks) || !mode || !why
-        || strcmp (mode, d->is_incremental ? "incremental" : "full") != 0) {
+        || strcmp (mode, backup_disk_mode (d)) != 0) {
       snprintf (reason, 256, "its journal does not fit disk '%.100s'",
                 d->name);
       return false;
@@ -136,15 +136,22 @@ is_stored (const struct backup_run *run)
   return false;
 }
 
-/* What is not part of it had failed, in a run that allowed it. */
+/* What is not part of it had failed, in a run that allowed it.  The old run's
+ * modes count, not this one's.
+ */
 static void
 confirm_stored (struct backup_run *run)
 {
   struct error e = ERROR_INIT;
   size_t i;
 
-  for (i = 0; i < run->nr_disks; i++)
-    run->disks[i].is_failed = !find_stored (run, run->disks[i].chain);
+  for (i = 0; i < run->nr_disks; i++) {
+    struct backup_disk *d = &run->disks[i];
+    const struct backup *b = find_stored (run, d->chain);
+
+    d->is_failed = !b;
+    d->is_aside = b && !manifest_is_trunk (b->manifest);
+  }
 
   if (backup_end_session (run, true, &e) < 0) {
     log_warning ("the backup of an interrupted run is stored, but the server "

@@ -194,3 +194,29 @@ random_file ()
 {
     head -c "${2}M" /dev/urandom >"$1"
 }
+
+# killed_after_commit FILE COMMAND...: run until its death by a crash that was
+# the first after it had stored FILE, and before the server knew.
+killed_after_commit ()
+{
+    local file=$1 shim=$top_builddir/tests/fail-nth.so preload n=18 status s
+    shift
+    preload=$shim
+    case $sanitizers in
+        *address*) preload="$(${CC:-gcc} -print-file-name=libasan.so) $shim" ;;
+        *thread*) preload="$(${CC:-gcc} -print-file-name=libtsan.so) $shim" ;;
+    esac
+    while :; do
+        n=$((n + 1))
+        status=0
+        FAIL_HOW=crash FAIL_NTH=$n FAIL_FIRED=$tmp/fired LD_PRELOAD=$preload \
+            "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
+        [ $status -eq 99 ] || fail "crash $n: status $status"
+        if [ -e "$file" ]; then return; fi
+        # The next one is to begin anew.
+        s=$(qmp "$ctl" query-backups | json "j[0]['id'] if j else ''")
+        if [ -n "$s" ]; then
+            qmp "$ctl" backup-end "{\"id\": \"$s\", \"success\": false}" >"$tmp/qmp"
+        fi
+    done
+}

@@ -46,4 +46,5 @@ SCRIPT_TESTS += test-client-hostile-control.sh
 EXTRA_DIST += fake-control.py
 SCRIPT_TESTS += test-client-device.sh test-client-tls.sh
 EXTRA_DIST += relay.py client-resume.py
-SCRIPT_TESTS += test-client-resume.sh test-client-partial.sh
+SCRIPT_TESTS += test-client-resume.sh test-client-partial.sh \
+	test-client-modes.sh test-client-reasons.sh

@@ -75,22 +75,8 @@ END
 # The last call before a crash is the first one after the set was stored: the
 # next run tells the server, and not of vdb.
 touch "$tmp/inject"
-shim=$top_builddir/tests/fail-nth.so
-preload=$shim
-case $sanitizers in
-    *address*) preload="$(${CC:-gcc} -print-file-name=libasan.so) $shim" ;;
-    *thread*) preload="$(${CC:-gcc} -print-file-name=libtsan.so) $shim" ;;
-esac
-n=8
-while [ ! -e "$repo/vda/000003-inc.json" ]; do
-    n=$((n + 1))
-    [ $n -lt 60 ] || fail "no crash after the commit"
-    status=0
-    FAIL_HOW=crash FAIL_NTH=$n FAIL_FIRED=$tmp/fired LD_PRELOAD=$preload \
-        "$tidemark" backup --partial-ok "$ctl" "$repo" >"$tmp/out" \
-        2>"$tmp/err" || status=$?
-    [ $status -eq 99 ] || fail "crash $n: status $status"
-done
+killed_after_commit "$repo/vda/000003-inc.json" \
+    "$tidemark" backup --partial-ok "$ctl" "$repo"
 rm "$tmp/inject"
 cp "$tmp/vdb.raw" "$tmp/vdb2.raw"
 run_ok "$tidemark" backup "$ctl" "$repo" --disk vda

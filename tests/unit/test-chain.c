@@ -308,6 +308,16 @@ check_base (uint8_t base, const char *message)
 }
 
 static void
+store_aside (unsigned number, bool is_full, const char *mode)
+{
+  struct manifest *m = new_manifest (number, is_full);
+
+  free (m->mode);
+  m->mode = strdup (mode);
+  store (m, false);
+}
+
+static void
 test_base (void **state)
 {
   check_base (1, "has no backup");
@@ -327,6 +337,12 @@ test_base (void **state)
   store (new_manifest (4, true), true);
   check_base (4, NULL);
   check_base (3, "not in this chain");
+  /* Asides, though confirmed, change nothing. */
+  store_aside (5, false, "differential");
+  store_aside (6, true, "copy");
+  check_base (4, NULL);
+  check_base (5, "not in this chain");
+  check_base (6, "not in this chain");
 }
 
 static void
