@@ -265,6 +265,36 @@ class Qcow2Write (Case):
     contestants = {"tidemark's driver": ours, "qemu-img convert": qemu_img}
 
 
+class Qcow2WriteRandom (Qcow2Write):
+    """Writes of 4 KiB all over a new qcow2 image of 4 GiB, most of them into
+    clusters that have to be allocated, which is then on stable storage."""
+    unit = "writes/s"
+    target = None
+    size, step = 4096 * MIB, 37 * GRANULE + 4096
+
+    def moved (self):
+        return self.args.count or 100000
+
+    def prepare (self):
+        pass
+
+    def ours (self):
+        out = self.path ("out.qcow2")
+        yield from self.convert ([self.tools.qcow2_load, "scatter",
+                                  str (self.size), str (self.step),
+                                  str (self.moved ()), out], out)
+
+    def qemu_img (self):
+        out = self.path ("out.qcow2")
+        run (["qemu-img", "create", "-q", "-f", "qcow2", out, str (self.size)])
+        yield from self.convert (["qemu-img", "bench", "-w", "-f", "qcow2",
+                                  "-d", "32", "-s", "4k", "-S",
+                                  str (self.step), "-c", str (self.moved ()),
+                                  out], out)
+
+    contestants = {"tidemark's driver": ours, "qemu-img bench": qemu_img}
+
+
 class Qcow2Chain (Case):
     """All of a disk whose clusters are spread over 32 layers, and of one with
     a single layer, 1 MiB at a time."""
@@ -296,6 +326,64 @@ class Qcow2Chain (Case):
 
     contestants = {"32 layers": ours, "one layer": single,
                    "qemu-img bench, 32 layers": qemu_img}
+
+
+class RestoreChain (Case):
+    """Restoring a disk from a full backup and 31 incrementals, each of random
+    granules, and from a single full backup, to stable storage."""
+    target = {"one layer": 0.8}
+    layers = 32
+
+    def moved (self):
+        return self.args.size or 1024 * MIB
+
+    def prepare (self):
+        granules = self.moved () // GRANULE // (self.layers - 1)
+
+        random_file (self.path ("disk"), self.moved ())
+        with Plugin (self.tools, self.work, self.path ("disk")) as s:
+            source = "unix:" + s.control
+            for i in range (self.layers):
+                if i:
+                    run ([self.tools.nbd_load, "--op=write", "--size=%d"
+                          % GRANULE, "--count=%d" % granules, "--distinct",
+                          "--seed=%d" % i, "--depth=16", s.uri])
+                run ([self.tools.tidemark, "backup", "-q", "-b", "b0",
+                      source, self.path ("chain")])
+            run ([self.tools.tidemark, "backup", "-q", "-b", "b1", source,
+                  self.path ("single")])
+
+    def finish (self):
+        run (["rm", "-rf", self.path ("chain"), self.path ("single")])
+        super ().finish ()
+
+    def restore (self, argv, out):
+        def work ():
+            run (argv)
+            sync_file (out)
+        yield NoServer (), argv, work
+        os.unlink (out)
+
+    def by_us (self, repo):
+        out = self.path ("out")
+        yield from self.restore ([self.tools.tidemark, "restore", "-q",
+                                  self.path (repo), out], out)
+
+    def ours (self):
+        yield from self.by_us ("chain")
+
+    def single (self):
+        yield from self.by_us ("single")
+
+    def qemu_img (self):
+        out = self.path ("out")
+        image = run (["sh", "-c", "ls %s/*/*.qcow2 | tail -n 1"
+                      % self.path ("chain")]).strip ()
+        yield from self.restore (["qemu-img", "convert", "-f", "qcow2", "-O",
+                                  "raw", image, out], out)
+
+    contestants = {"32 layers": ours, "one layer": single,
+                   "qemu-img convert, 32 layers": qemu_img}
 
 
 class WriteStore (Write):
@@ -394,7 +482,8 @@ class StoreBytes (StoreOpen):
 
 CASES = {"full": Full, "incremental": Incremental, "write": Write,
          "write-depth1": WriteDepth1, "memory": Memory,
-         "qcow2-write": Qcow2Write, "qcow2-chain": Qcow2Chain,
+         "qcow2-write": Qcow2Write, "qcow2-write-random": Qcow2WriteRandom,
+         "qcow2-chain": Qcow2Chain, "restore-chain": RestoreChain,
          "write-store": WriteStore, "write-store-cold": WriteStoreCold,
          "store-open": StoreOpen, "store-point": StorePoint,
          "store-bytes": StoreBytes}

@@ -2,6 +2,10 @@
 /* Writes and reads qcow2 images with our driver, as fast as it can.
  *
  *   qcow2-load write SOURCE IMAGE          a new image from a raw file
+ *   qcow2-load scatter SIZE STEP COUNT IMAGE
+ *                                          COUNT writes of 4 KiB, each STEP
+ *                                          bytes after the one before, into a
+ *                                          new image
  *   qcow2-load chain SIZE LAYERS PREFIX    PREFIX0 to PREFIX(LAYERS-1), data in
  *                                          clusters of any layer
  *   qcow2-load read IMAGE                  all of it, 1 MiB at a time
@@ -10,6 +14,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +26,8 @@
 #include "range.h"
 
 #define PIECE (UINT64_C (1) << 20)
+#define SMALL UINT64_C (4096)
+#define NR_THREADS 4            /* qemu-img convert has 8 requests in flight */
 
 static uint8_t buf[PIECE];
 static struct error err;
@@ -40,31 +48,104 @@ create (const char *path, const struct qcow2_create_options *options,
   return r < 0 ? r : blk_qcow2_create (file, options, ret, &err);
 }
 
+/* What several threads do together, piece by piece, until do_piece says that
+ * there are no more: 0, 1 = no more, -errno.
+ */
+struct job {
+  int (*do_piece) (struct job *job, uint64_t nr, void *piece);
+  struct blk *in, *out;
+  uint64_t size, step, count;
+  atomic_uint_fast64_t next;
+  atomic_int error;
+};
+
+static void *
+do_pieces (void *arg)
+{
+  struct job *job = arg;
+  void *piece = calloc (1, PIECE);
+  int r = piece ? 0 : -ENOMEM;
+
+  while (r == 0)
+    r = job->do_piece (job, atomic_fetch_add (&job->next, 1), piece);
+  free (piece);
+  if (r < 0)
+    atomic_store (&job->error, r);
+  return NULL;
+}
+
+static int
+do_job (struct job *job)
+{
+  pthread_t threads[NR_THREADS];
+  unsigned i;
+
+  for (i = 0; i < NR_THREADS; i++)
+    if (pthread_create (&threads[i], NULL, do_pieces, job) != 0)
+      break;
+  if (i == 0)
+    return -EAGAIN;
+  while (i > 0)
+    pthread_join (threads[--i], NULL);
+  return atomic_load (&job->error);
+}
+
+static int
+copy_piece (struct job *job, uint64_t nr, void *piece)
+{
+  const uint64_t off = nr * PIECE, n = MIN (PIECE, job->size - off);
+  int r;
+
+  if (off >= job->size)
+    return 1;
+  r = blk_pread (job->in, piece, n, off, 0);
+  return r < 0 ? r : blk_pwrite (job->out, piece, n, off, 0);
+}
+
 static int
 write_new (const char *source, const char *path)
 {
   struct qcow2_create_options options = { 0 };
-  struct blk *in, *out;
-  uint64_t size, n;
+  struct job job = { .do_piece = copy_piece };
   int r, r2;
 
-  r = open_file (source, BLK_FILE_READ_ONLY, &in);
+  r = open_file (source, BLK_FILE_READ_ONLY, &job.in);
   if (r < 0)
     return r;
-  options.size = size = round_down (blk_size (in), 512);
-  r = create (path, &options, &out);
+  options.size = job.size = round_down (blk_size (job.in), 512);
+  r = create (path, &options, &job.out);
   if (r < 0) {
-    blk_close (in);
+    blk_close (job.in);
     return r;
   }
-  for (uint64_t off = 0; off < size && r == 0; off += n) {
-    n = MIN (PIECE, size - off);
-    r = blk_pread (in, buf, n, off, 0);
-    if (r == 0)
-      r = blk_pwrite (out, buf, n, off, 0);
-  }
-  r2 = blk_close (out);
-  blk_close (in);
+  r = do_job (&job);
+  r2 = blk_close (job.out);
+  blk_close (job.in);
+  return r < 0 ? r : r2;
+}
+
+static int
+scatter_piece (struct job *job, uint64_t nr, void *piece)
+{
+  if (nr >= job->count)
+    return 1;
+  return blk_pwrite (job->out, piece, SMALL, nr * job->step % job->size, 0);
+}
+
+static int
+scatter (uint64_t size, uint64_t step, uint64_t count, const char *path)
+{
+  struct qcow2_create_options options = { .size = round_down (size, SMALL) };
+  struct job job = {
+    .do_piece = scatter_piece, .size = options.size,
+    .step = round_down (step, SMALL), .count = count,
+  };
+  int r = create (path, &options, &job.out), r2;
+
+  if (r < 0)
+    return r;
+  r = do_job (&job);
+  r2 = blk_close (job.out);
   return r < 0 ? r : r2;
 }
 
@@ -139,6 +220,9 @@ main (int argc, char *argv[])
 
   if (argc == 4 && strcmp (argv[1], "write") == 0)
     r = write_new (argv[2], argv[3]);
+  else if (argc == 6 && strcmp (argv[1], "scatter") == 0)
+    r = scatter (strtoull (argv[2], NULL, 0), strtoull (argv[3], NULL, 0),
+                 strtoull (argv[4], NULL, 0), argv[5]);
   else if (argc == 5 && strcmp (argv[1], "chain") == 0)
     r = write_chain (strtoull (argv[2], NULL, 0),
                      (unsigned) MAX (strtoul (argv[3], NULL, 0), 1), argv[4]);
