@@ -60,16 +60,17 @@ backup_free_disks (struct backup_run *run)
 }
 
 void
-backup_check_chain (const struct chain *chain, uint64_t size,
+backup_check_chain (const struct backup_disk *d, uint64_t size,
                     char reason[256])
 {
-  const struct backup *head = chain_trunk (chain);
+  const struct chain *chain = d->chain;
+  const struct backup *head = chain ? chain_trunk (chain) : NULL;
   struct error e = ERROR_INIT;
 
   reason[0] = '\0';
   if (!head)
     snprintf (reason, 256, "the repository has no backup of disk '%s' yet",
-              chain->disk);
+              d->name);
   else if (chain_check_usable (chain, head, &e) < 0)
     snprintf (reason, 256, "the chain is damaged: %.230s", e.msg);
   else if (size && head->manifest->virtual_size != size)
@@ -442,7 +443,7 @@ backup_is_misfit (struct backup_disk *d)
 
   if (!d->is_incremental)
     return false;
-  backup_check_chain (d->chain, d->size, d->reason);
+  backup_check_chain (d, d->size, d->reason);
   if (!d->reason[0] && chain_check_base (d->chain, &d->base, &e) < 0)
     snprintf (d->reason, sizeof d->reason, "%s", e.msg);
   return d->reason[0] != '\0';
@@ -529,15 +530,15 @@ backup_begin_session (struct backup_run *run, struct error *err)
                                   err);
 }
 
-/* How the chain and the options decide between full and incremental. */
-static int
-decide_nbd (struct backup_run *run, struct backup_disk *d, struct error *err)
+int
+backup_decide_nbd (struct backup_run *run, struct backup_disk *d,
+                   struct error *err)
 {
   const char *bitmap = options_get (run->options, "bitmap");
 
   d->asked = backup_asked_mode (run->options, d->name);
   d->is_aside = d->asked == BACKUP_COPY || d->asked == BACKUP_DIFFERENTIAL;
-  backup_check_chain (d->chain, 0, d->reason);
+  backup_check_chain (d, 0, d->reason);
   if (d->asked == BACKUP_FULL || d->asked == BACKUP_COPY)
     snprintf (d->why, sizeof d->why, "asked for");
   else if (d->reason[0] && d->asked != BACKUP_AUTO)
@@ -585,5 +586,5 @@ backup_begin_nbd (struct backup_run *run, struct error *err)
   if (!d->name || !d->uri)
     return error_set_errno (err, ENOMEM, "%s", name);
   r = open_chain (run, d, err);
-  return r < 0 ? r : decide_nbd (run, d, err);
+  return r < 0 ? r : backup_decide_nbd (run, d, err);
 }

@@ -30,9 +30,9 @@
 #define MIN_SAVE_STEP (UINT64_C (512) << 10)
 
 /* The export is open: is it the disk that the chain and the session know? */
-static int
-check_size (struct backup_run *run, struct backup_disk *d, struct blk *source,
-            struct error *err)
+int
+backup_check_size (struct backup_run *run, struct backup_disk *d,
+                   struct blk *source, struct error *err)
 {
   uint64_t size = blk_size (source);
 
@@ -47,7 +47,7 @@ check_size (struct backup_run *run, struct backup_disk *d, struct blk *source,
   if (run->control)
     return 0;
   if (d->is_incremental) {
-    backup_check_chain (d->chain, size, d->reason);
+    backup_check_chain (d, size, d->reason);
     if (d->reason[0] && d->asked != BACKUP_AUTO)
       return backup_refuse (d, err);
     if (d->reason[0]) {
@@ -305,7 +305,7 @@ pull_from (struct backup_run *run, struct backup_disk *d, struct blk *source,
 {
   struct interrupt_watch watch = { 0 };
   struct error why = ERROR_INIT;
-  int r = check_size (run, d, source, err), e;
+  int r = backup_check_size (run, d, source, err), e;
 
   if (r == 0)
     r = interrupt_watch_start (&watch, run->control ? wire_cancel

@@ -124,6 +124,18 @@ int backup_refuse (const struct backup_disk *d, struct error *err);
 /* True if the disk's incremental fits no chain; its reason says why. */
 bool backup_is_misfit (struct backup_disk *d);
 
+/* Of a plain NBD server: how the chain and the options decide the disk's mode;
+ * and, when its export is open, how its size does.
+ */
+int backup_decide_nbd (struct backup_run *run, struct backup_disk *d,
+                       struct error *err);
+int backup_check_size (struct backup_run *run, struct backup_disk *d,
+                       struct blk *source, struct error *err);
+
+/* --estimate: print what a run into the repository at path would pull. */
+int backup_estimate (struct backup_run *run, const char *path,
+                     enum source_kind kind, struct error *err);
+
 /* The one disk of a plain NBD server, named by --disk. */
 int backup_begin_nbd (struct backup_run *run, struct error *err);
 
@@ -134,10 +146,10 @@ int backup_begin_nbd (struct backup_run *run, struct error *err);
 int backup_end_session (struct backup_run *run, bool is_success,
                         struct error *err);
 
-/* Why the next backup in this chain has to be full, apart from what the bitmap
- * says; "" if nothing is in the way.  size 0: not known.
+/* Why the disk's next backup has to be full, apart from what the bitmap says;
+ * "" if nothing is in the way.  size 0: not known.
  */
-void backup_check_chain (const struct chain *chain, uint64_t size,
+void backup_check_chain (const struct backup_disk *d, uint64_t size,
                          char reason[256]);
 
 void backup_free_disks (struct backup_run *run);

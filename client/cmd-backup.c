@@ -38,6 +38,7 @@ static const struct option_spec options[] = {
   { "connections", 0, "N", "NBD connections, 1 to 64 (default 4)" },
   { "disk", 'd', "NAME", "back up this disk (control socket: repeatable, by "
     "default all)" },
+  { "estimate", 0, NULL, "print what would be pulled, and change nothing" },
   { "full", 0, NULL, "make a full backup: --mode full" },
   { "json", 0, NULL, "print one JSON object per event" },
   { "lease", 0, "SECONDS", "how long the server keeps the session of a client"
@@ -314,6 +315,10 @@ cmd_backup_run (const struct options *o)
   if (kind == SOURCE_NBD && i != 1)
     return client_usage (&cmd_backup, "an NBD export is one disk: give its "
                          "name in the repository with one --disk NAME");
+  if (options_has (o, "estimate")) {
+    r = backup_estimate (&run, o->args[1], kind, &err);
+    return r < 0 ? client_fail (&err) : STATUS_OK;
+  }
   r = repo_open_locked (o->args[1], &run.repo, &err);
   if (r == 0) {
     r = run_backup (&run, kind, &err);

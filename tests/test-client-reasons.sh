@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # Every reason why a backup has to be full: one that was to be incremental is
-# refused for it and changes nothing, and one in mode auto is full and says it.
+# refused for it and changes nothing, and one in mode auto is full and says it, as
+# --estimate has said before.
 . "${srcdir:-.}/client-test.sh"
 random_file "$tmp/vda.raw" 1
 start_tidemarkd vda
@@ -41,6 +42,11 @@ on_bitmap ()
 newest () { find "$repo/vda" -name '*.json' | sort | tail -n 1 | xargs basename -s .json; }
 truncate_file () { chmod u+w "$1"; truncate -s 100 "$1"; }
 
+# Mode, reason, size and bytes of an event.
+members ()
+{
+    sed -n "/\"event\":\"$1\"/s/.*\(\"mode\":.*dirty-bytes\":[0-9]*\).*/\1/p" "$tmp/out"
+}
 trim () { sed 's/^ *//; s/ *$//' <<<"$1"; }
 
 # What happens | what an incremental says | what a full one says.
@@ -74,20 +80,27 @@ while IFS='|' read -r what refused full; do
         grep -q -- "$refused" "$tmp/err" || fail "$what: $(cat "$tmp/err")"
         [ "$(qmp "$ctl" query-backups)" = "[]" ] || fail "$what: a session"
         no_leftovers "$repo"
+        expect_status 1 "vda': no incremental backup is possible: " "$tidemark" \
+            backup --estimate --mode incremental "$ctl" "$repo"
     fi
+    run_ok "$tidemark" backup --estimate --json "${modes[@]}" "$ctl" "$repo"
+    estimate=$(members estimate)
     run_ok "$tidemark" backup --json "${modes[@]}" "$ctl" "$repo"
     bitmap=$(repo_bitmap "$repo")
-    mode=$(grep '"event":"disk-begin"' "$tmp/out" | json "j['mode']")
-    why=$(grep '"event":"disk-begin"' "$tmp/out" | json "j['why']")
-    number=$(grep '"event":"stored"' "$tmp/out" | json "j['number']")
+    mode=$(members disk-begin | sed 's/"mode":"\([a-z]*\)".*/\1/')
+    why=$(members disk-begin | sed 's/.*"why":"\(.*\)","size".*/\1/; s/\\"/"/g')
+    number=$(sed -n 's/.*"stored".*"number":\([0-9]*\).*/\1/p' "$tmp/out")
     echo "$what: backup $number, $mode: $why"
+    [ $what = no_bitmap_yet ] || [ "$estimate" = "$(members disk-begin)" ] ||
+        fail "$what: estimated $estimate"
     case $mode,$what in
         copy,asked_for_a_copy) ;;
         full,*) ;;
         *) fail "$what: mode $mode" ;;
     esac
     echo "$why" | grep -q -- "$full" || fail "$what: the reason"
-    [ "$(member "$repo" vda $number why)" = "$why" ] || fail "$what: manifest"
+    grep -qF "(${why%%\\*}" <("$tidemark" info --at $number "$repo") ||
+        fail "$what: manifest"
     check_restore "$repo" vda $number "$tmp/vda.raw"
     # After which an incremental is possible again.
     guest vda "write -P 3 ${number}k 1k"
