@@ -22,8 +22,6 @@
 #include "qcow2.h"
 #include "range.h"
 
-/* Slices: 16 KiB of L2 map 128 MiB of disk at clusters of 64 KiB. */
-#define SLICE_BITS 14
 /* Memory for metadata of a node, bytes. */
 #define CACHE_READ (UINT64_C (2) << 20)
 #define CACHE_WRITE (UINT64_C (16) << 20)
@@ -91,7 +89,7 @@ set_geometry (struct qcow2 *q, bool is_read_only)
   }
   q->l2_bits = h->cluster_bits - q->l2_entry_bits;
   q->refblock_bits = h->cluster_bits + 3 - h->refcount_order;
-  q->slice_bits = MIN (h->cluster_bits, SLICE_BITS);
+  q->slice_bits = MIN (h->cluster_bits, QCOW2_MAX_SLICE_BITS);
   q->max_clean = bytes >> q->slice_bits;
   q->max_dirty = CACHE_DIRTY >> q->slice_bits;
   q->blk.cluster_size = q->cluster_size;

@@ -2,9 +2,8 @@
 /* Reads and extents of qcow2 nodes: run by run, each run one request to the
  * file of the layer that holds it.
  *
- * Below the top all layers are read-only, so what was found in a chain stays
- * true: each node remembers for each layer below it a range in which that layer
- * holds nothing, and reads near each other do not look there again.
+ * Below the top all layers are read-only: qcow2-skip.c remembers which of them
+ * hold nothing.
  *
  * Called from any thread.  The lock is held only to look up a run; on a
  * writable node each step is an operation (qcow2_op_enter), so that no host
@@ -19,9 +18,6 @@
 #include "cleanup.h"
 #include "qcow2.h"
 
-/* Reads that are no further apart belong together. */
-#define NEAR (UINT64_C (16) << 20)
-
 /* Where a range of guest bytes comes from. */
 struct source {
   struct qcow2 *layer;
@@ -30,102 +26,32 @@ struct source {
                                    is no qcow2, or shorter, or nothing */
 };
 
-/* The layer below q that can be searched for off, or NULL. */
-static struct qcow2 *
-layer_below (const struct qcow2 *q, uint64_t off)
-{
-  struct blk *backing = q->blk.backing;
-
-  if (!backing || backing->driver != &qcow2_driver
-      || !blk_is_read_only (backing) || off >= blk_size (backing))
-    return NULL;
-  return qcow2_of (backing);
-}
-
-/* Begin below the layers that are known to hold nothing at off.  Returns true
- * if it is worth while to find out how far others hold nothing.
- */
-static bool
-skip_gaps (struct qcow2 *q, uint64_t off, uint64_t *len, struct source *src)
-{
-  const struct qcow2_range *gap = q->gaps;
-  struct qcow2 *next;
-  bool is_near;
-
-  src->layer = q;
-  src->depth = 0;
-  lock_acquire (&q->lock);
-  is_near = off - q->read_end < NEAR;
-  for (; src->depth < QCOW2_MAX_BACKING_DEPTH && off >= gap->off
-         && off - gap->off < gap->len; gap++) {
-    next = layer_below (src->layer, off);
-    if (!next)
-      break;
-    *len = MIN (*len, MIN (gap->off + gap->len, blk_size (&next->blk)) - off);
-    src->layer = next;
-    src->depth++;
-  }
-  lock_release (&q->lock);
-  return is_near;
-}
-
-/* Look up what src's layer has at off.  is_near: if that is nothing, remember
- * for q how far it is so.
- */
-static int
-look_up (struct qcow2 *q, uint64_t off, uint64_t len, bool is_nowait,
-         bool is_near, struct source *src)
-{
-  struct qcow2 *layer = src->layer;
-  struct qcow2_run gap;
-  int error;
-
-  lock_acquire (&layer->lock);
-  error = qcow2_map (layer, off, len, is_nowait, &src->run);
-  is_near = is_near && error == 0 && qcow2_run_is_unallocated (&src->run)
-    && src->depth < QCOW2_MAX_BACKING_DEPTH
-    && qcow2_map (layer, off, blk_size (&layer->blk) - off, true, &gap) == 0
-    && qcow2_run_is_unallocated (&gap);
-  lock_release (&layer->lock);
-  if (is_near) {
-    lock_acquire (&q->lock);
-    q->gaps[src->depth] = (struct qcow2_range) { off, gap.len };
-    lock_release (&q->lock);
-  }
-  return error;
-}
-
 /* Find out where [off, off+len) of a read-only chain begins to come from. */
 static int
 find_source (struct qcow2 *q, uint64_t off, uint64_t len, bool is_nowait,
              struct source *src)
 {
-  bool is_near = false;
+  unsigned skip = 0;
   struct qcow2 *next;
   int error;
 
   len = MIN (len, blk_size (&q->blk) - off);
+  if (qcow2_layer_below (q, off))
+    skip = qcow2_skip (q, off, &len, is_nowait);
   src->layer = q;
-  src->depth = 0;
-  if (q->blk.backing)
-    is_near = skip_gaps (q, off, &len, src);
+  for (src->depth = 0; src->depth < skip; src->depth++)
+    src->layer = qcow2_of (src->layer->blk.backing);
   for (;;) {
-    error = look_up (q, off, len, is_nowait, is_near, src);
-    if (error < 0)
+    lock_acquire (&src->layer->lock);
+    error = qcow2_map (src->layer, off, len, is_nowait, &src->run);
+    lock_release (&src->layer->lock);
+    if (error < 0 || !qcow2_run_is_unallocated (&src->run)
+        || !(next = qcow2_layer_below (src->layer, off)))
       return error;
-    if (!qcow2_run_is_unallocated (&src->run)
-        || !(next = layer_below (src->layer, off)))
-      break;
     len = MIN (src->run.len, blk_size (&next->blk) - off);
     src->layer = next;
     src->depth++;
   }
-  if (q->blk.backing) {
-    lock_acquire (&q->lock);
-    q->read_end = off + src->run.len;
-    lock_release (&q->lock);
-  }
-  return 0;
 }
 
 /* Unallocated: from the backing file as far as it reaches. */
@@ -371,7 +297,7 @@ find_any_source (struct qcow2 *q, uint64_t off, uint64_t len,
   qcow2_op_leave (q, epoch);
   lock_release (&q->lock);
   if (error < 0 || !qcow2_run_is_unallocated (&src->run)
-      || !(next = layer_below (q, off)))
+      || !(next = qcow2_layer_below (q, off)))
     return error;
   len = MIN (src->run.len, blk_size (&next->blk) - off);
   error = find_source (next, off, len, false, src);

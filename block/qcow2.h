@@ -10,6 +10,7 @@
  *   qcow2-overlap.c    where metadata is, so that no data is written there
  *   qcow2-commit.c     writing metadata back in the order that survives a crash
  *   qcow2-read.c       reads and extents
+ *   qcow2-skip.c       the layers of a chain that hold nothing
  *   qcow2-write.c      steps; writes
  *   qcow2-zero.c       zeroes, trims
  *   qcow2-compress.c   reading compressed clusters
@@ -48,6 +49,8 @@
 #define QCOW2_MAX_BACKING_NAME 1023
 #define QCOW2_MAX_DATA_FILE_NAME 1023
 #define QCOW2_MAX_BACKING_DEPTH 256
+/* 16 KiB of L2 map 128 MiB of disk at clusters of 64 KiB. */
+#define QCOW2_MAX_SLICE_BITS 14
 
 /* QEMU's limits: it opens nothing beyond them, and they bound our memory. */
 #define QCOW2_MAX_L1_BYTES (UINT64_C (32) << 20)
@@ -189,6 +192,13 @@ struct qcow2_table {
   uint64_t dirty_lo, dirty_hi;  /* entries; equal = clean */
 };
 
+/* Where the first layers of a chain hold nothing. */
+struct qcow2_skip {
+  uint64_t off, len;            /* guest bytes; len 0 = unused */
+  bool is_uniform;              /* all is as depth[0] says */
+  uint16_t depth[(1 << QCOW2_MAX_SLICE_BITS) / 8];  /* layers, for each cluster */
+};
+
 struct qcow2 {
   struct blk blk;
 
@@ -229,11 +239,8 @@ struct qcow2 {
   size_t nr_buckets;            /* fixed after open; a power of two */
   struct qcow2_slice_list clean;        /* last = least recently used */
   struct qcow2_slice_list dirty;
-  /* Reads through a chain, qcow2-read.c: where each layer holds nothing, from
-   * this one down; where the last read ended.
-   */
-  struct qcow2_range gaps[QCOW2_MAX_BACKING_DEPTH];
-  uint64_t read_end;
+  struct qcow2_skip skips[2];   /* qcow2-skip.c */
+  uint64_t read_end;            /* where the last read of a chain ended */
   struct reqlist claims;        /* guest ranges being changed */
   struct qcow2_reservations reservations;       /* ascending by off */
   struct qcow2_frees frees;
@@ -547,6 +554,17 @@ void qcow2_step_cut_to_table (struct qcow2_step *s);
 bool qcow2_step_is_zero (const struct qcow2_step *s);
 /* Its data may be changed where it is. */
 bool qcow2_run_is_in_place (const struct qcow2_run *run);
+
+/* --- qcow2-skip.c */
+
+/* The layer below q that can be searched for off, or NULL. */
+struct qcow2 *qcow2_layer_below (struct qcow2 *q, uint64_t off);
+/* How many layers of the chain, from the read-only q down, are known to hold
+ * nothing of [off, off+len), the range that *len is shortened to.  Without the
+ * lock.  May read metadata, unless is_nowait.
+ */
+unsigned qcow2_skip (struct qcow2 *q, uint64_t off, uint64_t *len,
+                     bool is_nowait);
 
 /* --- qcow2-read.c, qcow2-write.c, qcow2-zero.c: the driver's calls */
 
