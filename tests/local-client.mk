@@ -47,4 +47,6 @@ EXTRA_DIST += fake-control.py
 SCRIPT_TESTS += test-client-device.sh test-client-tls.sh
 EXTRA_DIST += relay.py client-resume.py
 SCRIPT_TESTS += test-client-resume.sh test-client-partial.sh \
-	test-client-modes.sh test-client-reasons.sh test-client-disks.sh
+	test-client-modes.sh test-client-reasons.sh test-client-disks.sh \
+	test-client-ends.sh
+EXTRA_DIST += client-ends.py

@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""All the ways in which a backup's session ends, in the middle of its pull:
+client-ends.py TMP.  After each the bitmaps have all that they should, no
+export, session or scratch file is left, and the next run is an incremental
+that leaves nothing unfinished and restores to the disk.
+"""
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from qmp_client import QmpError
+from relay import Relay
+from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal, fail
+
+K = 1 << 10
+M = 1 << 20
+tmp = sys.argv[1]
+repo = tmp + "/repo"
+source = tmp + "/ctl"
+scratch = tmp + "/scratch"
+tidemark = os.environ["TIDEMARK"]
+SIZES = {"vda": 8 * M, "vdb": 4 * M}
+
+
+class World:
+    """The server, and the network to it."""
+
+    def __init__(self):
+        self.start()
+
+    def start(self):
+        self.d = Tidemarkd(
+            tmp, "--disk", "vda,file=%s/vda.raw" % tmp,
+            "--disk", "vdb,file=%s/vdb.raw,on-scratch-error=break-guest-write"
+            % tmp, "--scratch-dir", scratch, "--scratch-limit", "1M")
+        os.rename(self.d.control, self.d.control + ".real")
+        os.rename(self.d.backup, self.d.backup + ".real")
+        self.ctl = Relay(self.d.control, self.d.control + ".real")
+        self.data = Relay(self.d.backup, self.d.backup + ".real")
+        if os.path.lexists(source):
+            os.unlink(source)
+        os.symlink(self.d.control, source)
+        self.d.control += ".real"
+        self.d.backup += ".real"
+        self.q = self.d.qmp()
+
+    def restart(self, sig, meanwhile=lambda: None):
+        self.d.stop(sig)
+        self.ctl.close()
+        self.data.close()
+        meanwhile()
+        self.start()
+
+    def cut(self):
+        for r in self.ctl, self.data:
+            r.refuse()
+            r.cut()
+        self.go_data()
+
+    def go(self):
+        self.ctl.go()
+        self.data.go()
+
+    def go_data(self):
+        self.data.flowing.set()
+
+    def write(self, disk, off, length, pattern=7):
+        return subprocess.run(
+            ["qemu-io", "-f", "raw", "-c", "write -P %d %d %d"
+             % (pattern, off, length), self.d.uri(disk)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+
+    def refused(self, text, name, arguments):
+        try:
+            self.q.execute(name, arguments)
+        except QmpError as e:
+            check(text in e.desc, "%s: %s" % (name, e.desc))
+        else:
+            fail("%s is not refused" % name)
+
+    def ended(self, reason):
+        self.q.wait_event("BACKUP_ENDED", reason=reason)
+
+
+def client(*options):
+    return subprocess.Popen(
+        [tidemark, "backup", "--json", "--connections", "1", *options, source,
+         repo], stdout=subprocess.PIPE, stderr=open(tmp + "/err", "w"),
+        text=True)
+
+
+# What happens in the middle of the pull; returns after it has.  The reason of
+# the session's end is waited for here if there is an event.
+def success(w, p):
+    w.go()
+
+
+def abort(w, p):
+    p.send_signal(signal.SIGTERM)
+    w.ended("abort")
+    w.go()
+
+
+def lease_over(w, p):
+    p.send_signal(signal.SIGSTOP)
+    w.ended("lease")
+    p.send_signal(signal.SIGCONT)
+    w.go()
+
+
+def scratch_full(w, p):
+    check_equal(w.write("vda", 0, 2 * M), 0, "a write of the guest")
+    w.ended("scratch")
+    w.go()
+
+
+def scratch_full_breaks_write(w, p):
+    check(w.write("vdb", 0, 2 * M), "a write of the guest has not failed")
+    w.go()
+
+
+def server_killed(w, p):
+    # For the client, which nobody tells, the session may still be there.
+    w.restart(signal.SIGKILL, lambda: p.wait(TIMEOUT))
+
+
+def server_ended(w, p):
+    w.restart(signal.SIGTERM)
+
+
+def client_killed(w, p):
+    p.kill()
+    w.go()
+
+
+def client_killed_lease(w, p):
+    p.kill()
+    w.ended("lease")
+    w.go()
+
+
+def network_cut(w, p):
+    w.cut()
+    w.ended("lease")
+    p.wait(TIMEOUT)
+    w.go()
+
+
+def disk_removed(w, p):
+    w.refused("in use", "blockdev-del", {"node-name": "vdc"})
+    w.go()
+
+
+def disk_resized(w, p):
+    w.refused("backup", "block_resize", {"device": "vda", "size": 16 * M})
+    w.go()
+
+
+# (what happens, options, status of the client, the next run's first event)
+SHORT = ("--lease", "3", "--retry", "1")
+TABLE = (
+    (success, (), 0, None),
+    (abort, (), 4, None),
+    (lease_over, SHORT, 1, None),
+    (scratch_full, ("--retry", "1"), 1, None),
+    (scratch_full_breaks_write, (), 0, None),
+    (server_killed, ("--retry", "1"), 1, "not-resumed"),
+    (server_ended, ("--retry", "60"), 1, None),
+    (client_killed, (), -signal.SIGKILL, "resumed"),
+    (client_killed_lease, SHORT, -signal.SIGKILL, "not-resumed"),
+    (network_cut, SHORT, 1, "not-resumed"),
+    (disk_removed, (), 0, None),
+    (disk_resized, (), 0, None),
+)
+
+
+def dirty(w):
+    """Bytes in the repository's bitmap of each disk, none of them busy."""
+    with open(repo + "/tidemark.json") as f:
+        name = "tidemark-" + json.load(f)["id"]
+    result = {}
+    for disk in SIZES:
+        b = w.d.bitmaps(w.q, disk)[name]
+        check_equal((b["busy"], b["recording"], b["status"]),
+                    (False, True, "active"), "the bitmap of " + disk)
+        result[disk] = b["count"]
+    return result
+
+
+def check_nothing_left(w):
+    check_equal(w.q.execute("query-backups"), [], "sessions")
+    out = subprocess.run(["nbdinfo", "--list", "--json",
+                          "nbd+unix:///?socket=" + w.d.backup],
+                         stdout=subprocess.PIPE, check=True,
+                         timeout=TIMEOUT).stdout
+    check_equal(json.loads(out).get("exports"), [], "exports")
+    check_equal(os.listdir(scratch), [], "scratch")
+    fds = "/proc/%d/fd/" % w.d.process.pid
+    open_files = [os.readlink(fds + n) for n in os.listdir(fds)]
+    check_equal([n for n in open_files if n.startswith(scratch)], [],
+                "scratch files")
+
+
+def leftovers():
+    return [n for _, _, names in os.walk(repo) for n in names
+            if "partial" in n or "pending" in n]
+
+
+def check_run(first):
+    """A run that ends in success and leaves nothing, and what it restores."""
+    p = client()
+    events = [json.loads(line) for line in p.communicate(timeout=TIMEOUT)[0]
+              .splitlines()]
+    check_equal(p.returncode, 0, "status of the next run")
+    check_equal(events[0]["event"] if "resumed" in events[0]["event"]
+                else None, first, "first event")
+    for e in events:
+        if e["event"] == "disk-begin" and e["disk"] != "vdc":
+            check_equal(e["mode"], "incremental", "mode, as " + e["why"])
+    check_equal(leftovers(), [], "leftovers")
+
+
+def restored(disk):
+    subprocess.run([tidemark, "restore", "--quiet", "--force", repo, "--disk",
+                    disk, tmp + "/out.raw"], check=True)
+    with open(tmp + "/out.raw", "rb") as f:
+        return f.read()
+
+
+def content(disk):
+    with open("%s/%s.raw" % (tmp, disk), "rb") as f:
+        return f.read()
+
+
+def one(w, happens, options, status, first):
+    print("---- %s" % happens.__name__, flush=True)
+    w.write("vda", 0, 4 * M, 1)
+    w.write("vdb", 0, 2 * M, 2)
+    if happens == disk_removed:
+        w.q.execute("blockdev-add", {"driver": "null-co", "size": M,
+                                     "node-name": "vdc"})
+    before = {disk: content(disk) for disk in SIZES}
+    reached = threading.Event()
+    w.data.at = (w.data.down + 256 * K, lambda: (w.data.stall(),
+                                                 reached.set()))
+    p = client(*options)
+    check(reached.wait(TIMEOUT), "the pull did not get far")
+    # What is written meanwhile is not in this backup, and in the next one.
+    w.write("vda", 64 * K, 64 * K, 3)
+    w.write("vda", 6 * M, 64 * K, 3)
+    happens(w, p)
+    p.communicate(timeout=TIMEOUT)
+    check_equal(p.returncode, status, "status of the client")
+    if first == "resumed":
+        check_equal(len(w.q.execute("query-backups")), 1, "sessions")
+    else:
+        check_nothing_left(w)
+        meanwhile = {"vda": 128 * K, "vdb": 0}
+        all_of_it = {"vda": 4 * M + 64 * K, "vdb": 2 * M}
+        got = dirty(w)
+        if happens == scratch_full_breaks_write:
+            # Marked, and not written.
+            check(0 < got["vdb"] <= 2 * M, "the bitmap of vdb")
+            got["vdb"] = 0
+        check_equal(got, meanwhile if status == 0 else all_of_it, "dirty")
+    if status == 0:
+        check_equal({disk: restored(disk) == before[disk] for disk in SIZES},
+                    {disk: True for disk in SIZES}, "what was stored")
+    if first is None:
+        check_equal(leftovers(), [], "leftovers")
+    check_run(first)
+    if first == "resumed":
+        check_equal(restored("vda") == before["vda"], True, "what was resumed")
+        check_run(None)
+    check_nothing_left(w)
+    check_equal(dirty(w), {"vda": 0, "vdb": 0}, "dirty after all")
+    for disk in SIZES:
+        check(restored(disk) == content(disk), "the next backup of " + disk)
+    if happens == disk_removed:
+        w.q.execute("blockdev-del", {"node-name": "vdc"})
+
+
+os.mkdir(scratch)
+for name, size in SIZES.items():
+    with open("%s/%s.raw" % (tmp, name), "wb") as f:
+        f.write(os.urandom(size))
+world = World()
+with world.d:
+    check_equal(client().wait(TIMEOUT), 0, "the first run")
+    try:
+        for row in TABLE:
+            one(world, *row)
+        check_equal(world.d.stop(), 0, "status of the server")
+    finally:
+        # It is another process than in the beginning.
+        if world.d.process.poll() is None:
+            world.d.process.kill()
+            world.d.wait()
