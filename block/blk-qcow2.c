@@ -344,6 +344,7 @@ qcow2_open_layer (struct blk *file, const struct qcow2_open_options *options,
                               err);
   if (error == 0 && !options->is_read_only)
     error = load_for_writing (q, options->is_append, err);
+  q->compression_level = options->compression_level;
   if (error < 0) {
     qcow2_destroy (q);
     return error;

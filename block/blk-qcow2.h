@@ -14,6 +14,7 @@ struct qcow2_open_options {
    * qcow2_reserve; what was written after that flush is gone.
    */
   bool is_append;
+  int compression_level;        /* of BLK_COMPRESS; 0 = the library's default */
   /* Follow the backing file and the data file that the header names.  Without
    * it an image that has one is refused: a guest may have written the header.
    */

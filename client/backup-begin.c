@@ -517,7 +517,10 @@ backup_begin_session (struct backup_run *run, struct error *err)
   if (r == 0)
     r = backup_resume (run, err);
   if (r == 0) {
-    r = begin_attempts (run, err);
+    /* Without a session yet, so that one that is not noted can be found. */
+    r = backup_note_run (run, err);
+    if (r == 0)
+      r = begin_attempts (run, err);
     if (r == 0)
       r = backup_note_run (run, err);
   }

@@ -103,7 +103,9 @@ int backup_begin_session (struct backup_run *run, struct error *err);
  * said and removed.  -errno.
  */
 int backup_resume (struct backup_run *run, struct error *err);
-/* Write down what backup_resume has to know. */
+/* Write down what backup_resume has to know: before the session is begun, and
+ * after.
+ */
 int backup_note_run (struct backup_run *run, struct error *err);
 
 /* What the server answered to backup-begin or backup-attach: fills the run's

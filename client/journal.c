@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Journals: small files that are replaced as a whole.  Any thread; one writer
- * of each.
+/* Journals: small files that are replaced as a whole, with a checksum.  Any
+ * thread; one writer of each.
  */
 #include "config.h"
 
@@ -16,6 +16,7 @@
 #include "journal.h"
 #include "manifest.h"
 #include "range.h"
+#include "seal.h"
 
 #define JOURNAL_FORMAT "tidemark journal"
 #define JOURNAL_VERSION 1
@@ -28,10 +29,9 @@
 static int
 replace (int dirfd, const char *name, const char *new_name, json_t *o)
 {
-  CLEANUP_FREE char *text = o ? json_dumps (o, JSON_INDENT (2)) : NULL;
+  CLEANUP_FREE char *text = seal_json (o);
   int r;
 
-  json_decref (o);
   if (!text)
     return -ENOMEM;
   r = file_write_at (dirfd, new_name, text, 0644);
@@ -51,7 +51,7 @@ load (int dirfd, const char *name, size_t max, int *ret_error)
   if (*ret_error < 0)
     return NULL;
   o = json_loads (text, JSON_REJECT_DUPLICATES, &jerr);
-  if (json_is_object (o))
+  if (json_is_object (o) && seal_is_good (text, o))
     return o;
   json_decref (o);
   *ret_error = -EBADMSG;
@@ -192,12 +192,13 @@ journal_write_run (int dirfd, const json_t *run, struct error *err)
   return r < 0 ? error_set_errno (err, -r, RUN_FILE) : 0;
 }
 
-json_t *
-journal_read_run (int dirfd)
+int
+journal_read_run (int dirfd, json_t **ret)
 {
   int r;
 
-  return load (dirfd, RUN_FILE, RUN_MAX, &r);
+  *ret = load (dirfd, RUN_FILE, RUN_MAX, &r);
+  return r;
 }
 
 bool

@@ -40,8 +40,8 @@ int journal_read (int dirfd, unsigned number, bool is_full,
 
 /* The run: REPO/run.partial, any JSON object.  Replace it, and sync. */
 int journal_write_run (int dirfd, const json_t *run, struct error *err);
-/* A new reference, NULL if there is none that can be read. */
-json_t *journal_read_run (int dirfd);
+/* *ret: a new reference.  -ENOENT: there is none; -EBADMSG: it is damaged. */
+int journal_read_run (int dirfd, json_t **ret);
 bool journal_has_run (int dirfd);
 void journal_remove_run (int dirfd);
 

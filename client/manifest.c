@@ -17,6 +17,7 @@
 #include "files.h"
 #include "manifest.h"
 #include "range.h"
+#include "seal.h"
 
 #define MANIFEST_FORMAT "tidemark backup"
 #define MANIFEST_VERSION 1
@@ -170,62 +171,17 @@ manifest_to_json (const struct manifest *m)
   return o;
 }
 
-/* The file's text: the object with the checksum of all that stands before it
- * as its last member.  NULL if out of memory.
- */
-static char *
-manifest_text (const struct manifest *m)
-{
-  json_t *o = manifest_to_json (m);
-  char *body = o ? json_dumps (o, JSON_INDENT (2)) : NULL;
-  char *head = NULL, *text = NULL, hex[SUMS_HEX_SIZE];
-  uint8_t hash[SUMS_HASH_SIZE];
-  size_t len;
-
-  json_decref (o);
-  if (!body)
-    return NULL;
-  len = strlen (body);
-  if (len > 2 && strcmp (body + len - 2, "\n}") == 0
-      && asprintf (&head, "%.*s,\n  ", (int) (len - 2), body) >= 0) {
-    sha256_hash (head, strlen (head), hash);
-    sums_hash_format (hash, hex);
-    if (asprintf (&text, "%s\"checksum\": \"%s\"\n}\n", head, hex) < 0)
-      text = NULL;
-    free (head);
-  }
-  free (body);
-  return text;
-}
-
 int
 manifest_write_partial (int dirfd, const struct manifest *m,
                         struct error *err)
 {
   char name[BACKUP_NAME_MAX];
-  CLEANUP_FREE char *text = manifest_text (m);
+  CLEANUP_FREE char *text = seal_json (manifest_to_json (m));
   int r;
 
   backup_name (m->number, m->is_full, ".json.partial", name);
   r = text ? file_write_at (dirfd, name, text, 0444) : -ENOMEM;
   return r < 0 ? error_set_errno (err, -r, "%s", name) : 0;
-}
-
-/* The checksum covers all before the last "checksum". */
-static bool
-is_checksum_good (const char *text, const char *checksum)
-{
-  const char *p, *last = NULL;
-  uint8_t hash[SUMS_HASH_SIZE];
-  char hex[SUMS_HEX_SIZE];
-
-  for (p = text; (p = strstr (p, "\"checksum\"")) != NULL; p++)
-    last = p;
-  if (!last)
-    return false;
-  sha256_hash (text, (size_t) (last - text), hash);
-  sums_hash_format (hash, hex);
-  return strcmp (hex, checksum) == 0;
 }
 
 static bool
@@ -345,7 +301,7 @@ parse (const char *text, const char *path, struct manifest *m,
 {
   json_error_t jerr;
   json_t *o = json_loads (text, JSON_REJECT_DUPLICATES, &jerr);
-  const char *format, *checksum, *wrong;
+  const char *format, *wrong;
   json_int_t version;
   int r = 0;
 
@@ -356,13 +312,12 @@ parse (const char *text, const char *path, struct manifest *m,
   }
   format = json_string_value (json_object_get (o, "format"));
   version = json_integer_value (json_object_get (o, "version"));
-  checksum = json_string_value (json_object_get (o, "checksum"));
   if (!format || strcmp (format, MANIFEST_FORMAT) != 0)
     r = error_set (err, EBADMSG, "%s: not a manifest", path);
   else if (version != MANIFEST_VERSION)
     r = error_set (err, ENOTSUP, "%s: format version %jd; this program reads "
                    "version %d", path, (intmax_t) version, MANIFEST_VERSION);
-  else if (!checksum || !is_checksum_good (text, checksum))
+  else if (!seal_is_good (text, o))
     r = error_set (err, EBADMSG, "%s: the manifest's own checksum is wrong",
                    path);
   else if ((wrong = fill (m, o)) != NULL)

@@ -381,6 +381,7 @@ reopen_image (struct pull *p, struct error *err)
 {
   const struct qcow2_open_options q = {
     .is_append = true, .ignore_backing = true,
+    .compression_level = p->options->compression_level,
   };
   const struct qcow2_check_options c = { .repair = QCOW2_REPAIR_LEAKS };
   struct qcow2_check_result result;

@@ -109,6 +109,46 @@ take_disks (struct backup_run *run, const json_t *disks, char reason[256])
   return true;
 }
 
+/* An interrupted run of this repository may have begun a session and not have
+ * written down which.  It is one that uses the bitmap that is named after the
+ * repository, which is locked: it has no client any more.
+ */
+static void
+end_unnoted (struct backup_run *run)
+{
+  struct control_call query = { .command = "query-backups" };
+  char id[POINT_ID_STRING_SIZE], bitmap[64];
+  json_t *sessions = NULL;
+  struct error e = ERROR_INIT;
+  size_t i, j;
+
+  point_id_format (&run->repo->id, id);
+  snprintf (bitmap, sizeof bitmap, "tidemark-%s", id);
+  if (control_call (run->control, &query, &sessions, &e) < 0)
+    return;
+  for (i = 0; i < json_array_size (sessions); i++) {
+    const json_t *s = json_array_get (sessions, i);
+    const json_t *disks = json_object_get (s, "disks");
+    const char *name = NULL, *session;
+
+    session = json_string_value (json_object_get (s, "id"));
+    for (j = 0; session && j < json_array_size (disks); j++) {
+      name = json_string_value (json_object_get (json_array_get (disks, j),
+                                                 "bitmap"));
+      if (name && strcmp (name, bitmap) == 0)
+        break;
+    }
+    if (!session || j == json_array_size (disks)
+        || point_id_parse (session, &run->point) < 0)
+      continue;
+    point_id_format (&run->point, run->session);
+    if (backup_end_session (run, false, &e) == 0)
+      progress_say ("ended session %s, which an interrupted run left",
+                    session);
+  }
+  json_decref (sessions);
+}
+
 /* The backup in this chain that belongs to the session, or NULL. */
 static const struct backup *
 find_stored (const struct backup_run *run, const struct chain *c)
@@ -218,17 +258,34 @@ attach (struct backup_run *run, const json_t *o, char reason[256],
   return take_disks (run, json_object_get (o, "disks"), reason);
 }
 
+/* What was written down last is from after backup-begin's answer. */
+static bool
+is_begun (const json_t *o)
+{
+  const char *id = json_string_value (json_object_get (o, "session"));
+
+  return !id || id[0] != '\0';
+}
+
 int
 backup_resume (struct backup_run *run, struct error *err)
 {
   char reason[256] = "";
   struct error e = ERROR_INIT;
-  json_t *o = journal_read_run (run->repo->dirfd);
-  int r;
+  json_t *o;
+  int r = journal_read_run (run->repo->dirfd, &o);
 
-  if (!o)
+  if (r == -ENOENT)
     return repo_clear (run->repo, err);
-  r = attach (run, o, reason, err);
+  if (r < 0)
+    snprintf (reason, sizeof reason, "run.partial cannot be read: %s",
+              strerror (-r));
+  if (r < 0 || !is_begun (o)) {
+    end_unnoted (run);
+    r = 0;
+  }
+  else
+    r = attach (run, o, reason, err);
   json_decref (o);
   if (r < 0)
     return r;
@@ -241,7 +298,7 @@ backup_resume (struct backup_run *run, struct error *err)
   }
   if (r > 0)
     confirm_stored (run);
-  else {
+  else if (reason[0]) {
     progress_say ("the backup that an interrupted run left cannot be gone on "
                   "with: %s", reason);
     progress_event ("not-resumed", json_pack ("{s:s}", "reason", reason));

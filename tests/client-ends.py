@@ -12,85 +12,14 @@ import subprocess
 import sys
 import threading
 
-from qmp_client import QmpError
-from relay import Relay
-from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal, fail
+from client_world import World
+from tidemarkd_util import TIMEOUT, check, check_equal
 
 K = 1 << 10
 M = 1 << 20
 tmp = sys.argv[1]
-repo = tmp + "/repo"
-source = tmp + "/ctl"
 scratch = tmp + "/scratch"
-tidemark = os.environ["TIDEMARK"]
 SIZES = {"vda": 8 * M, "vdb": 4 * M}
-
-
-class World:
-    """The server, and the network to it."""
-
-    def __init__(self):
-        self.start()
-
-    def start(self):
-        self.d = Tidemarkd(
-            tmp, "--disk", "vda,file=%s/vda.raw" % tmp,
-            "--disk", "vdb,file=%s/vdb.raw,on-scratch-error=break-guest-write"
-            % tmp, "--scratch-dir", scratch, "--scratch-limit", "1M")
-        os.rename(self.d.control, self.d.control + ".real")
-        os.rename(self.d.backup, self.d.backup + ".real")
-        self.ctl = Relay(self.d.control, self.d.control + ".real")
-        self.data = Relay(self.d.backup, self.d.backup + ".real")
-        if os.path.lexists(source):
-            os.unlink(source)
-        os.symlink(self.d.control, source)
-        self.d.control += ".real"
-        self.d.backup += ".real"
-        self.q = self.d.qmp()
-
-    def restart(self, sig, meanwhile=lambda: None):
-        self.d.stop(sig)
-        self.ctl.close()
-        self.data.close()
-        meanwhile()
-        self.start()
-
-    def cut(self):
-        for r in self.ctl, self.data:
-            r.refuse()
-            r.cut()
-        self.go_data()
-
-    def go(self):
-        self.ctl.go()
-        self.data.go()
-
-    def go_data(self):
-        self.data.flowing.set()
-
-    def write(self, disk, off, length, pattern=7):
-        return subprocess.run(
-            ["qemu-io", "-f", "raw", "-c", "write -P %d %d %d"
-             % (pattern, off, length), self.d.uri(disk)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
-
-    def refused(self, text, name, arguments):
-        try:
-            self.q.execute(name, arguments)
-        except QmpError as e:
-            check(text in e.desc, "%s: %s" % (name, e.desc))
-        else:
-            fail("%s is not refused" % name)
-
-    def ended(self, reason):
-        self.q.wait_event("BACKUP_ENDED", reason=reason)
-
-
-def client(*options):
-    return subprocess.Popen(
-        [tidemark, "backup", "--json", "--connections", "1", *options, source,
-         repo], stdout=subprocess.PIPE, stderr=open(tmp + "/err", "w"),
-        text=True)
 
 
 # What happens in the middle of the pull; returns after it has.  The reason of
@@ -180,7 +109,7 @@ TABLE = (
 
 def dirty(w):
     """Bytes in the repository's bitmap of each disk, none of them busy."""
-    with open(repo + "/tidemark.json") as f:
+    with open(w.repo + "/tidemark.json") as f:
         name = "tidemark-" + json.load(f)["id"]
     result = {}
     for disk in SIZES:
@@ -205,35 +134,15 @@ def check_nothing_left(w):
                 "scratch files")
 
 
-def leftovers():
-    return [n for _, _, names in os.walk(repo) for n in names
-            if "partial" in n or "pending" in n]
-
-
-def check_run(first):
-    """A run that ends in success and leaves nothing, and what it restores."""
-    p = client()
-    events = [json.loads(line) for line in p.communicate(timeout=TIMEOUT)[0]
-              .splitlines()]
-    check_equal(p.returncode, 0, "status of the next run")
+def check_run(w, first):
+    """A run that ends in success and leaves nothing."""
+    events = w.run()
     check_equal(events[0]["event"] if "resumed" in events[0]["event"]
                 else None, first, "first event")
     for e in events:
         if e["event"] == "disk-begin" and e["disk"] != "vdc":
             check_equal(e["mode"], "incremental", "mode, as " + e["why"])
-    check_equal(leftovers(), [], "leftovers")
-
-
-def restored(disk):
-    subprocess.run([tidemark, "restore", "--quiet", "--force", repo, "--disk",
-                    disk, tmp + "/out.raw"], check=True)
-    with open(tmp + "/out.raw", "rb") as f:
-        return f.read()
-
-
-def content(disk):
-    with open("%s/%s.raw" % (tmp, disk), "rb") as f:
-        return f.read()
+    check_equal(w.leftovers(), [], "leftovers")
 
 
 def one(w, happens, options, status, first):
@@ -243,11 +152,11 @@ def one(w, happens, options, status, first):
     if happens == disk_removed:
         w.q.execute("blockdev-add", {"driver": "null-co", "size": M,
                                      "node-name": "vdc"})
-    before = {disk: content(disk) for disk in SIZES}
+    before = {disk: w.content(disk) for disk in SIZES}
     reached = threading.Event()
     w.data.at = (w.data.down + 256 * K, lambda: (w.data.stall(),
                                                  reached.set()))
-    p = client(*options)
+    p = w.client(*options)
     check(reached.wait(TIMEOUT), "the pull did not get far")
     # What is written meanwhile is not in this backup, and in the next one.
     w.write("vda", 64 * K, 64 * K, 3)
@@ -268,18 +177,18 @@ def one(w, happens, options, status, first):
             got["vdb"] = 0
         check_equal(got, meanwhile if status == 0 else all_of_it, "dirty")
     if status == 0:
-        check_equal({disk: restored(disk) == before[disk] for disk in SIZES},
+        check_equal({disk: w.restored(disk) == before[disk] for disk in SIZES},
                     {disk: True for disk in SIZES}, "what was stored")
     if first is None:
-        check_equal(leftovers(), [], "leftovers")
-    check_run(first)
+        check_equal(w.leftovers(), [], "leftovers")
+    check_run(w, first)
     if first == "resumed":
-        check_equal(restored("vda") == before["vda"], True, "what was resumed")
-        check_run(None)
+        check_equal(w.restored("vda") == before["vda"], True, "what was resumed")
+        check_run(w, None)
     check_nothing_left(w)
     check_equal(dirty(w), {"vda": 0, "vdb": 0}, "dirty after all")
     for disk in SIZES:
-        check(restored(disk) == content(disk), "the next backup of " + disk)
+        check(w.restored(disk) == w.content(disk), "the next backup of " + disk)
     if happens == disk_removed:
         w.q.execute("blockdev-del", {"node-name": "vdc"})
 
@@ -288,9 +197,10 @@ os.mkdir(scratch)
 for name, size in SIZES.items():
     with open("%s/%s.raw" % (tmp, name), "wb") as f:
         f.write(os.urandom(size))
-world = World()
+world = World(tmp, {"vda": "", "vdb": ",on-scratch-error=break-guest-write"},
+              "--scratch-dir", scratch, "--scratch-limit", "1M")
 with world.d:
-    check_equal(client().wait(TIMEOUT), 0, "the first run")
+    world.run()
     try:
         for row in TABLE:
             one(world, *row)

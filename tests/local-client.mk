@@ -49,4 +49,5 @@ EXTRA_DIST += relay.py client-resume.py
 SCRIPT_TESTS += test-client-resume.sh test-client-partial.sh \
 	test-client-modes.sh test-client-reasons.sh test-client-disks.sh \
 	test-client-ends.sh
-EXTRA_DIST += client-ends.py
+EXTRA_DIST += client_world.py client-ends.py client-resume-more.py
+SCRIPT_TESTS += test-client-resume-more.sh
