@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "backup.h"
+#include "hooks.h"
 #include "interrupt.h"
 #include "log.h"
 #include "progress.h"
@@ -176,6 +177,28 @@ disks_argument (struct backup_run *run, const struct backup_disk *previous,
   return 0;
 }
 
+/* With the guest frozen, if there is a command for that. */
+static int
+take_point (struct backup_run *run, struct control_call *call, json_t **ret,
+            struct error *err)
+{
+  const char *command = options_get (run->options, "freeze-hook");
+  struct error late = ERROR_INIT;
+  struct freeze *freeze = NULL;
+  int r = 0;
+
+  if (command)
+    r = freeze_begin (command, run->freeze_timeout, &freeze, err);
+  if (r < 0) {
+    json_decref (call->args);
+    return r;
+  }
+  r = control_call (run->control, call, ret, err);
+  if (freeze_end (freeze, &late) < 0 && r == 0)
+    run->freeze_error = late;
+  return r;
+}
+
 static int
 call_begin (struct backup_run *run, const struct backup_disk *previous,
             size_t nr_previous, json_t **ret, struct error *err)
@@ -208,7 +231,7 @@ call_begin (struct backup_run *run, const struct backup_disk *previous,
   if (call.args && json_array_size (disks) > 0)
     json_object_set (call.args, "disks", disks);
   json_decref (disks);
-  return control_call (run->control, &call, ret, err);
+  return take_point (run, &call, ret, err);
 }
 
 static char *
@@ -465,6 +488,10 @@ attempt (struct backup_run *run, const struct backup_disk *previous,
   json_decref (answer);
   if (r == 0)
     r = check_asked (run, err);
+  if (r == 0 && run->freeze_error.errnum) {
+    *err = run->freeze_error;
+    r = -err->errnum;
+  }
   if (r < 0)
     return r;
   for (i = 0; i < run->nr_disks; i++) {

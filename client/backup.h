@@ -61,6 +61,9 @@ struct backup_run {
   unsigned nr_connections;      /* 0 = blk-nbd's default */
   unsigned lease;
   unsigned retry, timeout;      /* as struct wire_options */
+  struct bandwidth bandwidth;   /* of all disks */
+  unsigned freeze_timeout;
+  struct error freeze_error;    /* set: the guest was not frozen any more */
 
   struct repo *repo;
   struct control *control;      /* NULL: a plain NBD server */

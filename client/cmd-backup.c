@@ -17,6 +17,7 @@
 #include "backup.h"
 #include "blk-qcow2.h"
 #include "client.h"
+#include "hooks.h"
 #include "interrupt.h"
 #include "journal.h"
 #include "log.h"
@@ -28,8 +29,10 @@
 #define DEFAULT_LEASE 300
 #define DEFAULT_RETRY 300
 #define DEFAULT_TIMEOUT 60
+#define DEFAULT_FREEZE_TIMEOUT 10
 
 static const struct option_spec options[] = {
+  { "bandwidth", 0, "RATE", "pull so many bytes per second at most" },
   { "bitmap", 'b', "NAME", "the bitmap to use (control socket: by default one"
     " named after the repository)" },
   { "cluster-size", 0, "SIZE", "of the image, 512 to 2M (default 64K)" },
@@ -39,6 +42,10 @@ static const struct option_spec options[] = {
   { "disk", 'd', "NAME", "back up this disk (control socket: repeatable, by "
     "default all)" },
   { "estimate", 0, NULL, "print what would be pulled, and change nothing" },
+  { "freeze-hook", 0, "COMMAND", "run it with 'freeze' before the point is "
+    "taken and with 'thaw' after it" },
+  { "freeze-timeout", 0, "SECONDS", "when the guest is thawed whatever has "
+    "happened (default 10)" },
   { "full", 0, NULL, "make a full backup: --mode full" },
   { "json", 0, NULL, "print one JSON object per event" },
   { "lease", 0, "SECONDS", "how long the server keeps the session of a client"
@@ -46,6 +53,8 @@ static const struct option_spec options[] = {
   { "mode", 0, "[DISK=]MODE", "auto (default), incremental, full, differential"
     " or copy; of one disk or of all" },
   { "partial-ok", 0, NULL, "store the other disks if one fails" },
+  { "post", 0, "COMMAND", "run it after the backup, however that has ended" },
+  { "pre", 0, "COMMAND", "run it first; if it fails there is no backup" },
   { "quiet", 'q', NULL, "print warnings and errors only" },
   { "retry", 0, "SECONDS", "how long to try to reach the server again after "
     "its connections were lost; 0: not at all (default 300)" },
@@ -265,7 +274,7 @@ parse_options (struct backup_run *run, struct error *err)
   const struct options *o = run->options;
   uint64_t cluster_size = QCOW2_DEFAULT_CLUSTER_SIZE, connections = 0;
   uint64_t lease = DEFAULT_LEASE, retry = DEFAULT_RETRY;
-  uint64_t timeout = DEFAULT_TIMEOUT;
+  uint64_t timeout = DEFAULT_TIMEOUT, freeze = DEFAULT_FREEZE_TIMEOUT;
   int r;
 
   r = options_get_number (o, "cluster-size", true, 512, UINT64_C (1) << 21,
@@ -283,6 +292,11 @@ parse_options (struct backup_run *run, struct error *err)
   if (r == 0)
     r = options_get_number (o, "timeout", false, 1, 86400, &timeout, err);
   if (r == 0)
+    r = options_get_number (o, "freeze-timeout", false, 1, 600, &freeze, err);
+  if (r == 0)
+    r = options_get_number (o, "bandwidth", true, 1024, UINT64_C (1) << 40,
+                            &run->bandwidth.rate, err);
+  if (r == 0)
     r = parse_compression (run, err);
   if (r == 0)
     r = backup_check_modes (o, err);
@@ -291,8 +305,46 @@ parse_options (struct backup_run *run, struct error *err)
   run->lease = (unsigned) lease;
   run->retry = (unsigned) retry;
   run->timeout = (unsigned) timeout;
+  run->freeze_timeout = (unsigned) freeze;
   run->is_partial_ok = options_has (o, "partial-ok");
   return r;
+}
+
+static int
+run_locked (struct backup_run *run, enum source_kind kind)
+{
+  struct error err = ERROR_INIT;
+  int r = repo_open_locked (run->options->args[1], &run->repo, &err);
+
+  if (r == 0) {
+    r = run_backup (run, kind, &err);
+    repo_close (run->repo);
+  }
+  if (r < 0)
+    return client_fail (&err);
+  return run->is_partial ? STATUS_PARTIAL : STATUS_OK;
+}
+
+static int
+run_with_hooks (struct backup_run *run, enum source_kind kind)
+{
+  const char *pre = options_get (run->options, "pre");
+  const char *post = options_get (run->options, "post");
+  struct error err = ERROR_INIT;
+  char status[12];
+  int ret;
+
+  setenv ("TIDEMARK_SOURCE", run->source, 1);
+  setenv ("TIDEMARK_REPOSITORY", run->options->args[1], 1);
+  if (pre && hook_run (pre, "pre", 0, &err) < 0)
+    ret = client_fail (&err);
+  else
+    ret = run_locked (run, kind);
+  snprintf (status, sizeof status, "%d", ret);
+  setenv ("TIDEMARK_STATUS", status, 1);
+  if (post && hook_run (post, "post", 0, &err) < 0)
+    log_warning ("%s", err.msg);
+  return ret;
 }
 
 static int
@@ -319,14 +371,10 @@ cmd_backup_run (const struct options *o)
     r = backup_estimate (&run, o->args[1], kind, &err);
     return r < 0 ? client_fail (&err) : STATUS_OK;
   }
-  r = repo_open_locked (o->args[1], &run.repo, &err);
-  if (r == 0) {
-    r = run_backup (&run, kind, &err);
-    repo_close (run.repo);
-  }
-  if (r < 0)
-    return client_fail (&err);
-  return run.is_partial ? STATUS_PARTIAL : STATUS_OK;
+  if (kind == SOURCE_NBD && options_has (o, "freeze-hook"))
+    return client_usage (&cmd_backup, "--freeze-hook needs a server that takes"
+                         " a point: SOURCE has to be a control socket");
+  return run_with_hooks (&run, kind);
 }
 
 const struct command cmd_backup = {

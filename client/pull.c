@@ -223,6 +223,18 @@ take_piece (struct pull *p, uint64_t len)
     p->pos++;
 }
 
+/* One thread at a time hands out what is to be read, so here is the place to
+ * hold it up.  1 or -errno.
+ */
+static int
+wait_turn (struct pull *p, uint64_t len)
+{
+  const struct pull_options *o = p->options;
+  int r = bandwidth_wait (o->bandwidth, len, o->cancel);
+
+  return r < 0 ? r : 1;
+}
+
 static int
 pull_next (void *opaque, struct copy_item *ret)
 {
@@ -246,7 +258,7 @@ pull_next (void *opaque, struct copy_item *ret)
     }
     take_piece (p, ret->len);
     if (!is_held)
-      return 1;
+      return ret->is_zero ? 1 : wait_turn (p, ret->len);
     r = take_held (p, ret);
     if (r < 0)
       return r;

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bandwidth.h"
 #include "blk.h"
 #include "blk-qcow2.h"
 #include "error.h"
@@ -31,6 +32,7 @@ struct pull_options {
   unsigned nr_threads;          /* each has a connection if there are enough;
                                    0 = the copy engine's default */
   const volatile bool *cancel;
+  struct bandwidth *bandwidth;  /* of what is read */
   /* How to ask for the map, as blk_nbd_block_status; NULL = that. */
   int (*status) (struct blk *blk, uint64_t len, uint64_t off,
                  struct extents *lists, size_t nr_lists);

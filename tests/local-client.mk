@@ -49,5 +49,9 @@ EXTRA_DIST += relay.py client-resume.py
 SCRIPT_TESTS += test-client-resume.sh test-client-partial.sh \
 	test-client-modes.sh test-client-reasons.sh test-client-disks.sh \
 	test-client-ends.sh
+UNIT_TESTS += unit/test-bandwidth
+unit_test_bandwidth_SOURCES = unit/test-bandwidth.c
+unit_test_bandwidth_LDADD = $(client_ldadd)
+SCRIPT_TESTS += test-client-hooks.sh
 EXTRA_DIST += client_world.py client-ends.py client-resume-more.py
 SCRIPT_TESTS += test-client-resume-more.sh

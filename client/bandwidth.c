@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A limit of bytes per second.
+ *
+ * full_at says it all: a bucket that is full has it in the past, each byte
+ * taken moves it on by 1 / rate, and what is overdrawn is what lies further
+ * ahead than the bucket is deep.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <time.h>
+
+#include "bandwidth.h"
+#include "range.h"
+
+#define NS_PER_S INT64_C (1000000000)
+/* How long a cancelled wait may last. */
+#define STEP_NS INT64_C (50000000)
+
+int64_t
+bandwidth_take (struct bandwidth *b, uint64_t len, int64_t now)
+{
+  int64_t wait;
+
+  if (b->rate == 0)
+    return 0;
+  b->full_at = MAX (b->full_at, now);
+  wait = b->full_at - now - BANDWIDTH_BURST_NS;
+  b->full_at += (int64_t) ((double) len / (double) b->rate
+                           * (double) NS_PER_S);
+  return MAX (wait, 0);
+}
+
+static int64_t
+now_ns (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return ts.tv_sec * NS_PER_S + ts.tv_nsec;
+}
+
+int
+bandwidth_wait (struct bandwidth *b, uint64_t len,
+                const volatile bool *cancel)
+{
+  int64_t left = bandwidth_take (b, len, now_ns ());
+
+  for (; left > 0; left -= STEP_NS) {
+    const int64_t step = MIN (left, STEP_NS);
+    const struct timespec ts = { .tv_sec = 0, .tv_nsec = (long) step };
+
+    if (__atomic_load_n (cancel, __ATOMIC_RELAXED))
+      return -ECANCELED;
+    nanosleep (&ts, NULL);
+  }
+  return 0;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A limit of bytes per second: a bucket of tokens, which may be overdrawn, so
+ * that what is larger than the bucket passes as well.
+ */
+#ifndef TIDEMARK_BANDWIDTH_H
+#define TIDEMARK_BANDWIDTH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct bandwidth {
+  uint64_t rate;                /* bytes per second; 0 = no limit */
+  int64_t full_at;              /* ns: when the bucket is full again */
+};
+
+/* What fits in the bucket, as time. */
+#define BANDWIDTH_BURST_NS INT64_C (100000000)
+
+/* Take len bytes at the time now (ns, any clock that does not go backwards):
+ * for how many ns to wait before they are moved.  One thread at a time.
+ */
+int64_t bandwidth_take (struct bandwidth *b, uint64_t len, int64_t now);
+
+/* The same, and wait, unless *cancel is true.  0 or -ECANCELED. */
+int bandwidth_wait (struct bandwidth *b, uint64_t len,
+                    const volatile bool *cancel);
+
+#endif /* TIDEMARK_BANDWIDTH_H */
