@@ -385,17 +385,25 @@ disk_bitmap_ensure (struct disk *d, const char *name, uint64_t granularity,
 
 /*---- Size ----*/
 
-/* Bitmaps and store say new_size; the disk may have old_size. */
+/* Bitmaps and store say new_size; the disk may have old_size.  A store that
+ * fails over it has that recorded, and its bitmaps are inconsistent from then
+ * on; it holds nobody up.
+ */
 static int
 resize_bitmaps (struct disk *d, uint64_t new_size, uint64_t old_size)
 {
   int r = 0;
 
-  if (d->store && dirty_can_persist (d->dirty))
+  if (dirty_can_persist (d->dirty))
     r = store_set_size (d->store, new_size, old_size);
-  if (r == 0 && new_size != dirty_size (d->dirty))
-    r = dirty_resize (d->dirty, new_size);
-  return r < 0 ? r : dirty_commit (d->dirty);
+  if (r < 0 && dirty_can_persist (d->dirty))
+    return r;
+  r = new_size == dirty_size (d->dirty) ? 0
+    : dirty_resize (d->dirty, new_size);
+  if (r < 0)
+    return r;
+  r = dirty_commit (d->dirty);
+  return dirty_can_persist (d->dirty) ? r : 0;
 }
 
 /* In the file there is at every moment a table for the size that the disk has

@@ -276,19 +276,23 @@ store_last_change (const struct store *s)
 
 /* What a power cut leaves of the live page is not older than the last change
  * by much more than LIVE_AGE: a change after a rest is announced by an intent,
- * and while there are changes the thread comes by.
+ * and while there are changes the thread comes by.  An error is not to be
+ * ignored, although correctness does not depend on the page: the system reports
+ * each only once, and it may be of another part of the file.
  */
-static void
+static int
 sync_live_if_older (struct store *s, int64_t age)
 {
   const uint64_t last = store_last_change (s);
   const uint64_t synced = atomic_load (&s->live_synced);
+  int r;
 
   if (last <= synced || last - synced <= (uint64_t) age)
-    return;
-  /* Correctness does not depend on it. */
-  if (store_sync_map (s, &s->live_map) == 0)
+    return 0;
+  r = store_sync_map (s, &s->live_map);
+  if (r == 0)
     atomic_store (&s->live_synced, last);
+  return r;
 }
 
 /* A long change, of many pieces perhaps, is still in progress. */
@@ -308,10 +312,10 @@ static int
 intents_sync_map (void *opaque, size_t off, size_t len)
 {
   struct store *s = opaque;
+  int r = sync_live_if_older (s, LIVE_AGE);
 
-  sync_live_if_older (s, LIVE_AGE);
-  return s->io->sync_map (s->io, s->file, (char *) s->intent_map.addr + off,
-                          len);
+  return r < 0 ? r : s->io->sync_map (s->io, s->file,
+                                      (char *) s->intent_map.addr + off, len);
 }
 
 /* All of the file: one flush of the disk, however many arrays there are. */
@@ -349,28 +353,43 @@ store_intent (struct store *s)
   return s->intent;
 }
 
+static void
+begin_retiring (struct store *s)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  while (s->is_retiring)
+    lock_wait (&s->lock, &s->changed);
+  s->is_retiring = true;
+}
+
+static void
+end_retiring (struct store *s)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  s->is_retiring = false;
+  pthread_cond_broadcast (&s->changed);
+}
+
 int
 store_retire (struct store *s, bool is_all)
 {
   int r;
 
-  lock_acquire (&s->lock);
-  while (s->is_retiring)
-    lock_wait (&s->lock, &s->changed);
-  s->is_retiring = true;
-  lock_release (&s->lock);
+  begin_retiring (s);
   store_copy_table (s);
   r = store_has_failed (s) ? -EIO : intent_retire (s->intent, is_all);
-  if (store_has_failed (s))
-    follow_up_failure (s);
-  else
-    sync_live_if_older (s, 0);
+  if (r == 0)
+    r = sync_live_if_older (s, 0);
+  if (r < 0 && !store_has_failed (s))
+    fail (s, "the live page", r, false);
   if (!is_all)
     call_on_pass (s);
-  lock_acquire (&s->lock);
-  s->is_retiring = false;
-  pthread_cond_broadcast (&s->changed);
-  lock_release (&s->lock);
+  end_retiring (s);
+  /* It closes the gate, and whoever has that may wait to retire. */
+  if (store_has_failed (s))
+    follow_up_failure (s);
   return r;
 }
 
@@ -491,29 +510,31 @@ replace_intents (struct store *s, uint64_t disk_size)
   return 0;
 }
 
+/* No bit is left that only an intent protects, then none of the old intents. */
+static int
+change_size (struct store *s, uint64_t disk_size)
+{
+  int r;
+
+  begin_retiring (s);
+  r = store_has_failed (s) ? -EIO : intent_retire (s->intent, true);
+  if (r == 0) {
+    store_claim (s);
+    r = replace_intents (s, disk_size);
+    store_unclaim (s);
+  }
+  end_retiring (s);
+  return r;
+}
+
+/* The gate is closed: a failure is followed up by the thread, not here. */
 int
 store_set_size (struct store *s, uint64_t disk_size, uint64_t other_size)
 {
   int r = 0;
 
-  if (disk_size != s->header.disk_size) {
-    /* No bit may be left that only an intent protects. */
-    r = store_retire (s, true);
-    if (r < 0)
-      return r;
-    lock_acquire (&s->lock);
-    while (s->is_retiring)
-      lock_wait (&s->lock, &s->changed);
-    s->is_retiring = true;
-    lock_release (&s->lock);
-    store_claim (s);
-    r = replace_intents (s, disk_size);
-    store_unclaim (s);
-    lock_acquire (&s->lock);
-    s->is_retiring = false;
-    pthread_cond_broadcast (&s->changed);
-    lock_release (&s->lock);
-  }
+  if (disk_size != s->header.disk_size)
+    r = change_size (s, disk_size);
   if (r == 0) {
     store_claim (s);
     s->header.other_size = other_size;
