@@ -4,7 +4,7 @@ crash_test_sim_SOURCES = crash/test-sim.c crash/sim.c crash/sim.h
 sim_sources = crash/sim.c crash/sim.h crash/sim-io.c crash/sim-io.h
 check_PROGRAMS += crash/power-loss crash/kill-torture
 crash_power_loss_SOURCES = crash/power-loss.c crash/model.c crash/model.h \
-	$(sim_sources)
+	crash/sim-image.c crash/sim-image.h $(sim_sources)
 crash_kill_torture_SOURCES = crash/kill-torture.c
 SCRIPT_TESTS += crash/power-loss.sh crash/kill-torture.sh
 LONG_TESTS += crash/crash-long.sh

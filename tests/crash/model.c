@@ -387,6 +387,17 @@ model_resize (struct model *m, uint64_t size)
   publish (m, t);
 }
 
+void
+model_forget_bases (struct model *m)
+{
+  unsigned i;
+
+  pthread_mutex_lock (&m->lock);
+  for (i = 0; i < m->now->nr; i++)
+    memset (&m->now->bitmaps[i].base, 0, sizeof m->now->bitmaps[i].base);
+  pthread_mutex_unlock (&m->lock);
+}
+
 uint64_t
 model_size (struct model *m)
 {
@@ -470,7 +481,7 @@ found_free (struct found *f)
 
 static bool
 check_info (const struct bitmap_model *b, const struct dirty_info *info,
-            char *message)
+            const struct model_limits *limits, char *message)
 {
   if (info->state == DIRTY_INCONSISTENT)
     snprintf (message, 256, "%s is inconsistent: %s", b->name, info->reason);
@@ -481,7 +492,7 @@ check_info (const struct bitmap_model *b, const struct dirty_info *info,
   else if (info->is_recording != b->is_recording)
     snprintf (message, 256, "%s %s", b->name, info->is_recording
               ? "records" : "does not record");
-  else if (!point_id_is_equal (&info->base, &b->base))
+  else if (!limits->is_image && !point_id_is_equal (&info->base, &b->base))
     snprintf (message, 256, "%s has another base point", b->name);
   else
     return true;
@@ -567,7 +578,7 @@ check_table (struct table *t, const struct found *f, const uint32_t *sectors,
       snprintf (message, 256, "%s should not be there", f->infos[i].name);
       return false;
     }
-    if (!check_info (b, &f->infos[i], message)
+    if (!check_info (b, &f->infos[i], limits, message)
         || !check_changes (t, b, f->bits[i], sectors, message)
         || !check_extra (t, b, f->bits[i], limits, message, extra))
       return false;

@@ -49,6 +49,8 @@ void model_merge_back (struct model *m, const char *name);
 /* Of the disk.  What is new counts as changed. */
 void model_resize (struct model *m, uint64_t size);
 void model_end (struct model *m, bool is_done);
+/* The bitmaps count from no known point any more. */
+void model_forget_bases (struct model *m);
 uint64_t model_size (struct model *m);
 
 /* For choosing: how many there are, and their names. */
@@ -60,6 +62,7 @@ struct model_limits {
   uint64_t region_size;
   uint64_t max_regions;         /* that may be dirty without reason */
   bool may_be_inconsistent;     /* or gone, all of them: the store has failed */
+  bool is_image;                /* they are an image's, without base points */
 };
 
 /* Hold the bitmaps of a disk that has been opened after a crash, with the

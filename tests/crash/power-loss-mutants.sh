@@ -6,14 +6,15 @@
 . ./functions.sh
 requires python3
 
-objects=$(ls "$top_builddir"/tests/crash/{power-loss,model,sim,sim-io}.o)
+objects=$(ls "$top_builddir"/tests/crash/{power-loss,model,sim,sim-image,sim-io}.o)
 libs="$top_builddir/block/libblock.a $top_builddir/common/libcommon.a
 $(pkg-config --libs libnbd zlib libzstd)"
 flags="-std=gnu11 -w -D_GNU_SOURCE -O2 -pthread -I$top_builddir
 -I$top_srcdir/common -I$top_srcdir/block $(pkg-config --cflags libnbd)"
 survivors=0
 
-# mutant NAME THREADS FILE OLD NEW [OLD NEW]...
+# mutant NAME THREADS FILE OLD NEW [OLD NEW]...: in a world of kind $kind
+kind=right
 mutant ()
 {
     local name=$1 threads=$2 file=$3
@@ -35,7 +36,7 @@ PY
     # shellcheck disable=SC2086
     ${CC:-cc} -pthread $objects "$tmp/mutant.o" $libs -o "$tmp/mutant" ||
         fail "cannot link mutant \"$name\""
-    if timeout 100 "$tmp/mutant" 40000 right "$threads" >"$tmp/out" 2>&1; then
+    if timeout 100 "$tmp/mutant" 80000 "$kind" "$threads" >"$tmp/out" 2>&1; then
         echo "SURVIVED  $name"
         survivors=$((survivors + 1))
     elif ! grep -q '^power-loss: SEED=' "$tmp/out"; then
@@ -57,5 +58,31 @@ mutant "a region counts as active before its intent is durable" 3 \
 mutant "the arrays are not synced before intents go" 0 block/intent.c \
     '  error = in->ops.sync_arrays (in->opaque);
   lock_acquire' '  lock_acquire'
+mutant "a table goes over the slot that holds" 0 block/store-layout.c \
+    's->slot, s->slot_len, s->older_slot,
+                     STORE_IO_DURABLE);
+  if (r < 0)
+    return r;' 's->slot, s->slot_len, STORE_SLOT_SIZE - s->older_slot,
+                     STORE_IO_DURABLE);
+  if (r < 0)
+    return r;'
+mutant "the table is not durable when the gate opens" 0 block/store-layout.c \
+    's->older_slot,
+                     STORE_IO_DURABLE);
+  if (r < 0)
+    return r;' 's->older_slot,
+                     0);
+  if (r < 0)
+    return r;'
+mutant "a new size is not synced" 0 block/disk-store.c \
+    '    (void) blk_flush (d->node);' '    ;'
+kind=image
+mutant "the bitmaps of an image are not flagged" 0 block/image-bitmaps.c \
+    '    r = qcow2_bitmaps_flag (node, &bitmaps, err);' ''
+kind=fail
+mutant "a failure is not recorded" 0 block/store.c \
+    '  is_durable = make_failure_durable (s);
+  log_error' '  is_durable = true;
+  log_error'
 
 [ $survivors -eq 0 ] || fail "$survivors mutants survived"

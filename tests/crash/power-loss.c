@@ -10,7 +10,11 @@
  * a killed process leaves, which is all, must come back exactly.  Some of the
  * machines lose their power again while the store recovers.
  *
- * usage: power-loss STATES [right|lose|late|fail] [THREADS]
+ * With "image" the disk is a qcow2 image.  It must never be corrupt, and the
+ * bitmaps that it stores itself, if the store is gone, are inconsistent or
+ * right.
+ *
+ * usage: power-loss STATES [right|lose|late|fail|image] [THREADS]
  * STATES: how many machines to look at.  lose, late: mutants, which must be
  * found.  fail: some of the store's operations fail; guests must not notice,
  * and a bitmap is right or says that it is not.  THREADS: writers at once; what
@@ -36,6 +40,7 @@
 #include "model.h"
 #include "range.h"
 #include "session.h"
+#include "sim-image.h"
 #include "sim-io.h"
 #include "store.h"
 
@@ -57,6 +62,10 @@ static const struct shape shapes[] = {
   { 20 << 20, 4096, 64, { 4096, 4096 } },
 };
 #define NR_SHAPES (sizeof shapes / sizeof shapes[0])
+
+static const struct shape image_shape = {
+  (256 << 10) + 512, 8192, 8, { 512, 4096 }
+};
 
 struct world {
   const struct shape *shape;
@@ -94,7 +103,7 @@ struct verifier {
 static struct verifier verifiers[NR_LEVELS];
 static uint64_t seed;
 static enum sim_io_mutant mutant;
-static bool has_faults;
+static bool has_faults, is_image;
 static _Atomic uint64_t nr_states;
 static uint64_t max_states, nr_kills, nr_nested, max_extra;
 static unsigned nr_worlds, nr_crashes;
@@ -125,20 +134,24 @@ wrong (const char *fs, ...)
 /*---- Opening ----*/
 
 static struct disk *
-open_disk (const struct shape *shape, struct sim_io *io)
+open_disk (const struct shape *shape, struct sim_io *io, const char *store)
 {
   struct disk_options options = {
     .name = "d",
-    .store = STORE,
+    .store = store,
     .store_io = &io->io,
     .store_region_size = shape->region_size,
     .store_max_active = shape->max_active,
   };
+  struct blk *node;
   struct disk *disk;
   struct error err;
 
-  if (disk_new (sim_disk_open (io, shape->disk_size), &options, &disk,
-                &err) < 0)
+  if (!is_image)
+    node = sim_disk_open (io, shape->disk_size);
+  else if (sim_image_open (io, shape->disk_size, &node, &err) < 0)
+    wrong ("the image cannot be opened: %s", err.msg);
+  if (disk_new (node, &options, &disk, &err) < 0)
     wrong ("the disk cannot be opened: %s", err.msg);
   return disk;
 }
@@ -159,6 +172,13 @@ limits_of (const struct world *w, bool is_exact)
 static void verify (struct world *w, struct sim *cut, unsigned level,
                     bool is_kill, const char *what);
 
+/* A torn sector is the end of an image: its header has no second copy. */
+static enum sim_choice
+draw_choice (uint64_t *random)
+{
+  return sim_random (random) % (is_image ? SIM_TORN : SIM_NR_CHOICES);
+}
+
 /* A machine on which the store is recovering. */
 struct nested {
   struct world *w;
@@ -171,30 +191,66 @@ static void
 nested_step (void *opaque)
 {
   struct nested *n = opaque;
-  enum sim_choice choice = sim_random (&n->random) % SIM_NR_CHOICES;
+  enum sim_choice choice = draw_choice (&n->random);
 
   nr_nested++;
   verify (n->w, sim_cut_locked (n->sim, choice, &n->random), n->level + 1,
           false, "the power fails again during recovery");
 }
 
+/* A write puts its number into each sector of an image. */
+static void
+read_image (struct disk *disk, uint32_t *ret, uint64_t nr)
+{
+  unsigned char *buf = malloc (nr * SIM_SECTOR);
+  uint64_t i;
+
+  if (buf == NULL)
+    abort ();
+  if (disk_pread (disk, buf, nr * SIM_SECTOR, 0, 0) < 0)
+    wrong ("the image cannot be read");
+  for (i = 0; i < nr; i++)
+    memcpy (&ret[i], buf + i * SIM_SECTOR, sizeof ret[i]);
+  free (buf);
+}
+
+static void
+read_sectors (struct sim *sim, struct disk *disk, uint32_t *ret, uint64_t nr)
+{
+  if (is_image)
+    read_image (disk, ret, nr);
+  else
+    sim_disk_read (sim, ret, nr);
+}
+
 static void
 check_disk (struct world *w, struct sim *cut, struct disk *disk,
-            bool is_exact, const char *what)
+            const struct model_limits *limits, const char *what)
 {
   const uint64_t nr = disk_size (disk) / SIM_SECTOR;
-  const struct model_limits limits = limits_of (w, is_exact);
   uint32_t *sectors = malloc (nr * sizeof *sectors);
   char message[256] = "";
   uint64_t extra;
 
   if (sectors == NULL)
     abort ();
-  sim_disk_read (cut, sectors, nr);
-  if (!model_check (w->model, disk, sectors, &limits, message, &extra))
+  read_sectors (cut, disk, sectors, nr);
+  if (!model_check (w->model, disk, sectors, limits, message, &extra))
     wrong ("%s: %s", what, message);
   max_extra = MAX (max_extra, extra);
   free (sectors);
+}
+
+/* What the image holds by itself: as if the store were gone. */
+static void
+look_at_image (struct verifier *v, struct sim_io *io)
+{
+  struct model_limits limits = limits_of (v->w, v->is_kill);
+  struct disk *disk = open_disk (v->w->shape, io, "");
+
+  limits.may_be_inconsistent = limits.is_image = true;
+  check_disk (v->w, v->cut, disk, &limits, v->what);
+  disk_abandon (disk);
 }
 
 /* Open, check, and sometimes close and open once more. */
@@ -203,22 +259,30 @@ look_at (struct verifier *v)
 {
   struct world *w = v->w;
   struct sim *cut = v->cut;
+  const struct model_limits limits = limits_of (w, v->is_kill);
+  char message[256];
   struct nested nested = { w, cut, v->level, w->cut_random + nr_states };
   struct disk *disk;
   struct sim_io io;
 
   nr_states++;
   sim_io_init (&io, cut, v->is_kill ? 1 : 2 + (uint8_t) v->level);
+  if (is_image && !sim_image_check (&io, message))
+    wrong ("%s: the image is corrupt: %s", v->what, message);
+  if (is_image && nr_states % 4 == 0) {
+    look_at_image (v, &io);
+    return;
+  }
   if (v->level + 1 < NR_LEVELS && sim_random (&nested.random) % 8 == 0)
     sim_on_step (cut, nested_step, &nested);
-  disk = open_disk (w->shape, &io);
+  disk = open_disk (w->shape, &io, STORE);
   sim_on_step (cut, NULL, NULL);
-  check_disk (w, cut, disk, v->is_kill, v->what);
+  check_disk (w, cut, disk, &limits, v->what);
   if (nr_states % 16 == 0) {
     if (disk_close (disk) < 0)
       wrong ("%s, then it cannot be closed", v->what);
-    disk = open_disk (w->shape, &io);
-    check_disk (w, cut, disk, v->is_kill, "closed and opened again");
+    disk = open_disk (w->shape, &io, STORE);
+    check_disk (w, cut, disk, &limits, "closed and opened again");
   }
   disk_abandon (disk);
 }
@@ -284,7 +348,7 @@ on_step (void *opaque)
   unsigned i;
 
   for (i = 0; i < 4; i++) {
-    choice = i < 2 ? worst[i] : sim_random (&w->cut_random) % SIM_NR_CHOICES;
+    choice = i < 2 ? worst[i] : draw_choice (&w->cut_random);
     verify (w, sim_cut_locked (w->sim, choice, &w->cut_random), 0, false,
             choice_names[choice]);
   }
@@ -300,6 +364,19 @@ static bool
 chance (uint64_t *random, unsigned one_in)
 {
   return sim_random (random) % one_in == 0;
+}
+
+static void *
+name_sectors (uint32_t number, uint64_t len)
+{
+  char *buf = calloc (1, len);
+  uint64_t off;
+
+  if (buf == NULL)
+    abort ();
+  for (off = 0; off < len; off += SIM_SECTOR)
+    memcpy (buf + off, &number, sizeof number);
+  return buf;
 }
 
 /* False: the model can take no more. */
@@ -330,7 +407,7 @@ write_disk (struct world *w, uint64_t *random)
     r = disk_trim (w->disk, len, first, 0);
     break;
   default:
-    buf = calloc (1, len);
+    buf = name_sectors (number, len);
     r = disk_pwrite (w->disk, buf, len, first,
                      chance (random, 16) ? BLK_FUA : 0);
     free (buf);
@@ -534,14 +611,14 @@ static void
 open_world (struct world *w, bool is_other_boot)
 {
   sim_io_init (&w->io, w->sim, is_other_boot ? 2 : 1);
-  w->disk = open_disk (w->shape, &w->io);
+  w->disk = open_disk (w->shape, &w->io, STORE);
   if (!is_other_boot)
     return;
   /* From here on it is boot 1 again, for those that look on. */
   if (disk_close (w->disk) < 0)
     wrong ("the disk cannot be closed");
   w->io.boot_id = 1;
-  w->disk = open_disk (w->shape, &w->io);
+  w->disk = open_disk (w->shape, &w->io, STORE);
 }
 
 /* Go on with the machine open. */
@@ -598,10 +675,19 @@ adopt (struct world *w, bool is_exact, const char *what)
 
   if (sectors == NULL)
     abort ();
-  sim_disk_read (w->sim, sectors, nr);
+  read_sectors (w->sim, w->disk, sectors, nr);
   if (!model_adopt (w->model, w->disk, sectors, &limits, message))
     wrong ("%s: %s", what, message);
   free (sectors);
+}
+
+/* What a clean end has left in the image is all that there is. */
+static void
+lose_store (struct world *w)
+{
+  if (sim_find (w->sim, STORE))
+    sim_remove (w->sim, STORE);
+  model_forget_bases (w->model);
 }
 
 /* The end of a process, and the next one on what is left. */
@@ -620,8 +706,7 @@ start_again (struct world *w)
   }
   nr_crashes++;
   if (how == 0)
-    left = sim_cut (w->sim, sim_random (&w->random) % SIM_NR_CHOICES,
-                    &w->random);
+    left = sim_cut (w->sim, draw_choice (&w->random), &w->random);
   else if (how == 1)
     left = sim_copy (w->sim);
   if (left) {
@@ -630,6 +715,11 @@ start_again (struct world *w)
   }
   else
     close_world (w);
+  if (how == 2) {
+    if (is_image && chance (&w->random, 2))
+      lose_store (w);
+    sim_on_step (w->sim, on_step, w);
+  }
   open_world (w, how == 0 || how == 3);
   adopt (w, how != 0, names[how]);
   watch_world (w);
@@ -660,13 +750,13 @@ act (struct world *w)
 
   if (what < 8)
     command (w);
-  else if (what < 9)
+  else if (what < (is_image ? 16 : 9))
     start_again (w);
-  else if (what < 12)
+  else if (what < 19)
     (void) disk_flush (w->disk);
   else if (w->nr_threads > 0)
     sched_yield ();
-  else if (what < 20)
+  else if (what < 26)
     retire (w, &w->random);
   else
     write_disk (w, &w->random);
@@ -701,6 +791,8 @@ run_world (uint64_t world_seed, unsigned nr_threads)
 
   nr_worlds++;
   w.shape = &shapes[sim_random (&w.random) % NR_SHAPES];
+  if (is_image)
+    w.shape = &image_shape;
   w.cut_random = sim_random (&w.random);
   w.sim = sim_new ();
   w.model = model_new (w.shape->disk_size);
@@ -738,7 +830,7 @@ main (int argc, char *argv[])
   uint64_t random;
 
   if (argc < 2 || nr_threads > MAX_THREADS) {
-    fprintf (stderr, "usage: power-loss STATES [right|lose|late|fail]"
+    fprintf (stderr, "usage: power-loss STATES [right|lose|late|fail|image]"
              " [THREADS]\n");
     return 2;
   }
@@ -746,6 +838,7 @@ main (int argc, char *argv[])
   mutant = strcmp (name, "lose") == 0 ? SIM_IO_LOSE
     : strcmp (name, "late") == 0 ? SIM_IO_LATE : SIM_IO_RIGHT;
   has_faults = strcmp (name, "fail") == 0;
+  is_image = strcmp (name, "image") == 0;
   seed = s ? strtoull (s, NULL, 0)
     : (uint64_t) time (NULL) << 16 ^ (uint64_t) getpid ();
   printf ("power-loss: SEED=%" PRIu64 "\n", seed);
