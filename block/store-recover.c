@@ -154,7 +154,7 @@ check_failure (const struct store *s, struct recovery *rc)
   if (s->header.flags & STORE_IS_FAILED)
     snprintf (rc->reason, sizeof rc->reason, "the store failed: %.100s",
               s->header.reason);
-  else if (rc->found == FOUND_SAME_BOOT && atomic_load (&s->live->is_failed))
+  else if (rc->found != FOUND_CLEAN && atomic_load (&s->live->is_failed))
     snprintf (rc->reason, sizeof rc->reason, "the store failed");
 }
 
@@ -424,9 +424,10 @@ renew_header (struct store *s, const struct store_options *options)
   memset (s->header.reason, 0, sizeof s->header.reason);
 }
 
-static void
+static int
 reset_live (struct store *s)
 {
+  const bool was_failed = atomic_load (&s->live->is_failed);
   size_t i;
 
   memcpy (s->live->magic, STORE_LIVE_MAGIC, sizeof s->live->magic);
@@ -435,6 +436,8 @@ reset_live (struct store *s)
     atomic_store (&s->live->slots[i].nr_changes, 0);
     atomic_store (&s->live->slots[i].last_change, 0);
   }
+  /* An old failure must not come back after a power cut. */
+  return was_failed ? store_sync_map (s, &s->live_map) : 0;
 }
 
 /* The slot that is believed may be in the kernel only, also if it has been
@@ -477,9 +480,10 @@ store_recover (struct store *s, const struct store_options *options,
   }
   if (r == 0)
     r = renew_intents (s, &rc);
+  if (r == 0)
+    r = reset_live (s);
   if (r < 0)
     return error_set_errno (err, -r, "store '%s': cannot write", s->path);
-  reset_live (s);
   r = store_start_intents (s);
   return r < 0 ? error_set_errno (err, -r, "store '%s'", s->path) : 0;
 }

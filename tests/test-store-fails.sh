@@ -17,6 +17,7 @@ import signal
 import struct
 import sys
 import time
+import zlib
 from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal, fail
 
 tmp, preload = sys.argv[1:]
@@ -24,6 +25,22 @@ RAW, DEAD = tmp + "/vda.raw", tmp + "/dead"
 STORE = RAW + ".tidemark"
 DISK = ["--disk", "vda,file=" + RAW, "--bitmap", "vda/b"]
 SLOTS = (0, 128 * 1024)
+
+
+def crash_host():
+    """Both slots were written when the machine ran for another time."""
+    with open(STORE, "r+b") as f:
+        for off in SLOTS:
+            f.seek(off)
+            slot = bytearray(f.read(128 * 1024))
+            slot = slot[:struct.unpack_from("<I", slot, 12)[0]]
+            slot[56:72] = b"x" * 16
+            struct.pack_into("<Q", slot, 136, 0)
+            struct.pack_into("<I", slot, 24, 0)
+            struct.pack_into("<I", slot, 24, zlib.crc32(slot))
+            f.seek(off)
+            f.write(slot)
+    os.utime(RAW, (1, 1))
 
 
 def store_of(q):
@@ -82,7 +99,35 @@ with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
     check_equal(bitmap["status"], "inconsistent", "status of the next")
     check("the store failed" in bitmap["reason"], bitmap["reason"])
     check_equal(store_of(q)["failed"], False, "the next one")
-    s = q.execute("backup-begin", {"bitmap": "b"})["disks"][0]
-    check_equal(s["mode"], "full", "mode")
-    check("the store failed" in s["why"], s["why"])
+    s = q.execute("backup-begin", {"bitmap": "b"})
+    disk = s["disks"][0]
+    check_equal(disk["mode"], "full", "mode")
+    check("the store failed" in disk["why"], disk["why"])
+    q.execute("backup-end", {"id": s["id"], "success": True})
+
+# One that never can be written again: the server ends, killed or not, without
+# having recorded it.  What was stored into the live page tells, also after a
+# crash of the host if the page got to the disk.
+for sig, is_other_boot in ((signal.SIGTERM, False), (signal.SIGKILL, False),
+                           (signal.SIGKILL, True)):
+    what = "signal %d, other boot: %s" % (sig, is_other_boot)
+    with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
+                                    "FAIL_WHILE": DEAD}) as d, d.qmp() as q:
+        check_equal(d.bitmaps(q)["b"]["status"], "active", what)
+        open(DEAD, "w").close()
+        d.write("vda", 200 << 20, 4096)
+        q.wait_event("BITMAP_INCONSISTENT")
+        d.write("vda", 100 << 20, 4096)
+        d.stop(sig)
+    check(not is_failed(), what + ": recorded")
+    os.unlink(DEAD)
+    if is_other_boot:
+        crash_host()
+    with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
+        bitmap = d.bitmaps(q)["b"]
+        check_equal(bitmap["status"], "inconsistent", what)
+        check("the store failed" in bitmap["reason"], bitmap["reason"])
+        s = q.execute("backup-begin", {"bitmap": "b"})
+        q.execute("backup-end", {"id": s["id"], "success": True})
+        check_equal(d.stop(), 0, what)
 END
