@@ -292,13 +292,16 @@ make_store (struct disk *d, struct error *err)
 {
   if (d->store)
     return dirty_can_persist (d->dirty) ? 0 :
-      error_set (err, EIO, "store '%.100s' has failed", d->store_path);
+      error_set (err, EIO, "store '%.100s' has failed; once that can be written"
+                 " again, the next start of the server makes it work",
+                 d->store_path);
   if (d->store_path == NULL) {
     if (qcow2_can_hold_bitmaps (d->node) && !blk_is_read_only (d->node))
       return 0;
     return error_set (err, ENOTSUP, "disk '%s' has no store%s", d->name,
                       blk_is_read_only (d->node) ? ", it is read-only" :
-                      " (store=PATH gives it one)");
+                      " (store=PATH gives one to a disk that the server is"
+                      " started with)");
   }
   if (d->store_problem[0])
     return error_set (err, EINVAL, "%s", d->store_problem);

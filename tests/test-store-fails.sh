@@ -18,6 +18,7 @@ import struct
 import sys
 import time
 import zlib
+from qmp_client import QmpError
 from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal, fail
 
 tmp, preload = sys.argv[1:]
@@ -57,8 +58,9 @@ def is_failed():
     return False
 
 
-with open(RAW, "wb") as f:
-    f.truncate(256 << 20)
+for path in RAW, tmp + "/added.raw":
+    with open(path, "wb") as f:
+        f.truncate(256 << 20)
 with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
                                 "FAIL_WHILE": DEAD}) as d, d.qmp() as q:
     d.write("vda", 0, 4096)
@@ -87,6 +89,17 @@ with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
     d.write("vda", 100 << 20, 4096)
 
     os.unlink(DEAD)
+    # Not before the next start, and not for a disk that has no store.
+    q.execute("blockdev-add", {"driver": "raw", "node-name": "added", "file": {
+        "driver": "file", "filename": tmp + "/added.raw"}})
+    for node, text in (("vda", "the next start of the server"),
+                       ("added", "disk 'added' has no store")):
+        try:
+            q.execute("block-dirty-bitmap-add",
+                      {"node": node, "name": "new", "persistent": True})
+            fail("a persistent bitmap without a store")
+        except QmpError as e:
+            check(text in e.desc, e.desc)
     end = time.monotonic() + TIMEOUT
     while not is_failed():
         if time.monotonic() > end:
