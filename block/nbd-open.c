@@ -83,8 +83,13 @@ new_handle (char *const *contexts, size_t nr_contexts, bool is_foreign,
 
   if (!h)
     return NULL;
-  /* Our buffers are filled or the read fails, so libnbd need not clear them. */
+  /* Our buffers are filled or the read fails, so libnbd need not clear them.
+   * Nor need it check requests, as blk.c does: it would refuse to trim an
+   * export that is read-only, which a backup's can be.
+   */
   if (nbd_set_pread_initialize (h, false) < 0 ||
+      nbd_set_strict_mode (h, nbd_get_strict_mode (h)
+                           & ~(uint32_t) LIBNBD_STRICT_COMMANDS) < 0 ||
       nbd_set_uri_allow_local_file (h, !is_foreign) < 0 ||
       (tls && set_tls (h, tls) < 0))
     goto fail;

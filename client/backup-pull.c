@@ -238,6 +238,7 @@ pull_opened (struct backup_run *run, struct backup_disk *d,
     .status = run->control ? wire_block_status : NULL,
     .resume = journal ? &journal->sums : NULL,
     .save = run->control ? save : NULL,
+    .trim = run->control ? wire_trim : NULL,
     .opaque = &saving,
     .save_step = MAX (d->dirty_bytes / SAVES_PER_PULL, MIN_SAVE_STEP),
   };

@@ -8,8 +8,9 @@
  * handed to the engine.
  *
  * A pull that can be gone on with has one thread more, which saves now and
- * then: the checksum file up to cluster n, then, once all that is hashed before
- * n has been written, the image; then the caller writes down n.  An image holds
+ * then (and another one, which trims what is saved from the source): the
+ * checksum file up to cluster n, then, once all that is hashed before n has
+ * been written, the image; then the caller writes down n.  An image holds
  * no cluster whose data is not on stable storage (qcow2-commit.c), so one that
  * is gone on with is right in all that it holds: that is not pulled again, but
  * beyond n it is read back for its checksums.
@@ -87,6 +88,11 @@ struct pull {
   uint64_t saved;               /* of written */
   bool is_waiting;              /* the saver, for handled */
 
+  uint64_t saved_end;           /* what is before may be trimmed */
+
+  pthread_t trimmer;
+  bool has_trimmer;
+  pthread_cond_t trim_cond;     /* the trimmer has something to look at */
   pthread_t saver;
   bool has_saver;
   pthread_cond_t save_cond;     /* the saver has something to look at */
@@ -514,6 +520,43 @@ wait_handled (struct pull *p, uint64_t next)
   }
 }
 
+/* Behind all that has been asked for, a trim takes its time, for which a save
+ * must not wait.
+ */
+static void *
+trimmer_thread (void *opaque)
+{
+  struct pull *p = opaque;
+  struct blk *source = p->options->source;
+  uint64_t trimmed = 0, end;
+
+  for (;;) {
+    {
+      ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&p->lock);
+      while (!p->is_stopping && p->saved_end == trimmed)
+        lock_wait (&p->lock, &p->trim_cond);
+      if (p->is_stopping)
+        return NULL;
+      end = p->saved_end;
+    }
+    p->options->trim (source, end - trimmed, trimmed);
+    trimmed = end;
+  }
+}
+
+/* What is before cluster next is stored, and is noted to be. */
+static void
+note_saved (struct pull *p, uint64_t next, uint64_t written)
+{
+  const struct pull_options *o = p->options;
+  const uint64_t end = MIN (next * o->cluster_size, blk_size (o->source));
+
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&p->lock);
+  p->saved = written;
+  p->saved_end = MAX (p->saved_end, end);
+  pthread_cond_signal (&p->trim_cond);
+}
+
 static int
 save (struct pull *p, struct error *err)
 {
@@ -531,10 +574,8 @@ save (struct pull *p, struct error *err)
   if (r < 0)
     return error_set_errno (err, -r, "backup %u", o->number);
   r = o->save (o->opaque, &state, err);
-  if (r == 0) {
-    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&p->lock);
-    p->saved = written;
-  }
+  if (r == 0)
+    note_saved (p, state.next, written);
   return r;
 }
 
@@ -586,6 +627,9 @@ start_saver (struct pull *p, struct error *err)
   if (r != 0)
     return error_set_errno (err, r, "thread");
   p->has_saver = true;
+  /* Without it less scratch is given back, and that is all. */
+  p->has_trimmer = p->options->trim
+    && pthread_create (&p->trimmer, NULL, trimmer_thread, p) == 0;
   return 0;
 }
 
@@ -598,8 +642,11 @@ stop_saver (struct pull *p)
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&p->lock);
     p->is_stopping = true;
     pthread_cond_signal (&p->save_cond);
+    pthread_cond_signal (&p->trim_cond);
   }
   pthread_join (p->saver, NULL);
+  if (p->has_trimmer)
+    pthread_join (p->trimmer, NULL);
 }
 
 static int
@@ -698,6 +745,7 @@ destroy (struct pull *p)
   if (p->sums_fd >= 0)
     close (p->sums_fd);
   pthread_cond_destroy (&p->cond);
+  pthread_cond_destroy (&p->trim_cond);
   pthread_cond_destroy (&p->save_cond);
   lock_destroy (&p->lock);
 }
@@ -767,6 +815,7 @@ run_once (const struct pull_options *options, const struct sums_state *resume,
   lock_init (&p.lock, LOCK_RANK_LEAF);
   cond_init (&p.cond);
   cond_init (&p.save_cond);
+  cond_init (&p.trim_cond);
   extents_init (&p.held, 1);
   r = run (&p, ret, err);
   *ret_is_begun = p.is_begun;

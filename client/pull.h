@@ -47,6 +47,10 @@ struct pull_options {
                struct error *err);
   void *opaque;
   uint64_t save_step;           /* bytes after which that is due */
+  /* Unless NULL: called by another thread after a save: nobody will read this
+   * range of source again, and it has not been named before.
+   */
+  void (*trim) (struct blk *source, uint64_t len, uint64_t off);
 };
 
 struct pull_result {

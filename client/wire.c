@@ -408,6 +408,22 @@ wire_block_status (struct blk *blk, uint64_t len, uint64_t off,
   return r;
 }
 
+void
+wire_trim (struct blk *blk, uint64_t len, uint64_t off)
+{
+  struct wire *w = wire_of (blk);
+  struct line *line;
+  int r = use (w, &line);
+
+  if (r < 0)
+    return;
+  /* Advice, which is not worth a second attempt. */
+  r = blk_trim (line->blk, len, off, 0);
+  if (!is_loss (r))
+    note_arrival (w);
+  let_go (w, line, is_loss (r));
+}
+
 /*---- Open, close, and the watchdog ----*/
 
 static void *

@@ -37,6 +37,11 @@ void wire_cancel (void *opaque);
 int wire_block_status (struct blk *blk, uint64_t len, uint64_t off,
                        struct extents *lists, size_t nr_lists);
 
+/* What was read of this range is stored and will not be asked for again: the
+ * server need not keep it.  Advice, whose failure does not show.
+ */
+void wire_trim (struct blk *blk, uint64_t len, uint64_t off);
+
 /* If the node has given up: why, as 0 or -errno and *err; -ENOTCONN if nobody
  * knows what became of the session.
  */

@@ -53,5 +53,7 @@ UNIT_TESTS += unit/test-bandwidth
 unit_test_bandwidth_SOURCES = unit/test-bandwidth.c
 unit_test_bandwidth_LDADD = $(client_ldadd)
 SCRIPT_TESTS += test-client-hooks.sh
+SCRIPT_TESTS += test-client-trim.sh
+EXTRA_DIST += client-trim.py
 EXTRA_DIST += client_world.py client-ends.py client-resume-more.py
 SCRIPT_TESTS += test-client-resume-more.sh
