@@ -143,4 +143,25 @@ for sig, is_other_boot in ((signal.SIGTERM, False), (signal.SIGKILL, False),
         s = q.execute("backup-begin", {"bitmap": "b"})
         q.execute("backup-end", {"id": s["id"], "success": True})
         check_equal(d.stop(), 0, what)
+
+# It fails while the disk is resized: that goes on, and nobody hangs.
+for size in 512 << 20, 128 << 20:
+    with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
+                                    "FAIL_WHILE": DEAD}) as d, d.qmp() as q:
+        check_equal(d.bitmaps(q)["b"]["status"], "active", "before a resize")
+        d.write("vda", 64 << 20, 4096)
+        open(DEAD, "w").close()
+        try:
+            q.execute("block_resize", {"device": "vda", "size": size})
+        except QmpError as e:
+            check("cannot resize" in e.desc, e.desc)
+        q.wait_event("BITMAP_INCONSISTENT")
+        d.write("vda", 96 << 20, 4096)
+        os.unlink(DEAD)
+        check_equal(d.stop(), 0, "exit status after a resize")
+    with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
+        check_equal(d.bitmaps(q)["b"]["status"], "inconsistent", "resized")
+        s = q.execute("backup-begin", {"bitmap": "b"})
+        q.execute("backup-end", {"id": s["id"], "success": True})
+        check_equal(d.stop(), 0, "exit status")
 END
