@@ -196,7 +196,8 @@ struct qcow2_table {
 struct qcow2_skip {
   uint64_t off, len;            /* guest bytes; len 0 = unused */
   bool is_uniform;              /* all is as depth[0] says */
-  uint16_t depth[(1 << QCOW2_MAX_SLICE_BITS) / 8];  /* layers, for each cluster */
+  /* Layers, for each cluster. */
+  uint16_t depth[(1 << QCOW2_MAX_SLICE_BITS) / 8];
 };
 
 struct qcow2 {
