@@ -649,12 +649,12 @@ open_layer (struct file *f, bool is_read_only, struct blk *backing)
  */
 static void
 make_layer (struct subject *s, unsigned i, const struct subject *below,
-            bool is_read_only)
+            uint32_t cluster_size, bool is_read_only)
 {
-  uint64_t size = (64 + i * 13 % 40) * UINT64_C (4096) - 512 * i, off, len;
+  uint64_t size = (64 + i * 29 % 40) * UINT64_C (4096) - 512 * i, off, len;
   struct qcow2 *q;
 
-  subject_create (s, size, 1024u << (i % 3), 0, false);
+  subject_create (s, size, cluster_size, 0, false);
   s->max_depth = i + 1;
   if (below) {
     q = (struct qcow2 *) s->node;
@@ -673,7 +673,7 @@ make_layer (struct subject *s, unsigned i, const struct subject *below,
 }
 
 /* Reads of all lengths in any order, which remember and recall layers, and
- * extents, through layers of different sizes and clusters.
+ * extents, through layers of different sizes, with clusters alike or not.
  */
 static void
 test_chain (void **state)
@@ -681,9 +681,11 @@ test_chain (void **state)
   struct subject s[NR_LAYERS], *top = &s[NR_LAYERS - 1];
   uint64_t off, len;
 
-  for (unsigned round = 0; round < 2; round++) {
+  for (unsigned round = 0; round < 8; round++) {
     for (unsigned i = 0; i < NR_LAYERS; i++)
-      make_layer (&s[i], i, i ? &s[i - 1] : NULL, round || &s[i] != top);
+      make_layer (&s[i], i, i ? &s[i - 1] : NULL,
+                  1024u << (round < 2 ? i % 3 : round % 2),
+                  round || &s[i] != top);
     for (unsigned k = 0; k < 400; k++) {
       random_range (top, &off, &len);
       check_content (top, off, rnd (2) ? len : MIN (len, 700));
