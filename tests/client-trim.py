@@ -44,14 +44,17 @@ with world.d:
     late = reach(w, SIZE * 3 // 4)
     w.go()
     check(late.wait(TIMEOUT), "the pull does not go on")
-    # The last quarter takes a second, in which what is behind it goes.
+    # It stops before its end, and until then what is behind it goes.
+    stopped = reach(w, SIZE // 8, w.data.stall)
     least = full
-    while least > full * 7 // 8 and p.poll() is None:
+    while least > full * 7 // 8 and not stopped.is_set():
         least = min(least, state(w)[0])
+    check(stopped.wait(TIMEOUT), "the pull does not go on, 2")
     print("scratch: %d, then %d" % (full, least))
     check(least <= full * 7 // 8, "scratch does not shrink: %d" % least)
     check_equal(w.write("vda", 0, SIZE // 4), 0, "a guest's write")
     check_equal(state(w)[1], copied, "copied behind the pull")
+    w.go()
     p.communicate(timeout=TIMEOUT)
     check_equal(p.returncode, 0, "status")
     check(w.restored("vda") == point, "what was stored")

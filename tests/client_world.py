@@ -2,6 +2,7 @@
 """A tidemarkd whose sockets are behind relays, and clients of it, for tests of
 what becomes of a backup that is disturbed.  The client is $TIDEMARK.
 """
+import atexit
 import json
 import os
 import subprocess
@@ -83,11 +84,14 @@ class World:
     def client(self, *options, env=None):
         """One that runs; its standard error goes to TMP/err."""
         with open(self.tmp + "/err", "w") as err:
-            return subprocess.Popen(
+            p = subprocess.Popen(
                 [os.environ["TIDEMARK"], "backup", "--json", "--connections",
                  "1", *options, self.source, self.repo],
                 stdout=subprocess.PIPE, stderr=err, text=True,
                 env=dict(os.environ, **(env or {})))
+        # Of a test that fails none is left; one that has ended is no more.
+        atexit.register(p.kill)
+        return p
 
     def run(self, *options):
         """The events of one that succeeds."""
