@@ -651,7 +651,7 @@ static void
 make_layer (struct subject *s, unsigned i, const struct subject *below,
             uint32_t cluster_size, bool is_read_only)
 {
-  uint64_t size = (64 + i * 29 % 40) * UINT64_C (4096) - 512 * i, off, len;
+  uint64_t size = (64 + i * 25 % 40) * UINT64_C (4096) - 512 * i, off, len;
   struct qcow2 *q;
 
   subject_create (s, size, cluster_size, 0, false);
