@@ -48,6 +48,7 @@ class Case:
     unit = "MB/s"
     target = None               # {peer: least ratio ours / peer}
     limit = None                # what ours must stay under, in its unit
+    least = None                # or reach
 
     def __init__ (self, tools, work, args):
         self.tools, self.work, self.args = tools, work, args

@@ -97,10 +97,10 @@ class Plugin (Server):
     def __init__ (self, tools, work, disk, bitmap=None):
         self.socket = os.path.join (work, "plugin.nbd")
         self.control = os.path.join (work, "plugin.ctl")
-        backup = os.path.join (work, "plugin.backup")
+        self.backup = os.path.join (work, "plugin.backup")
         argv = ["nbdkit", "-f", "-U", self.socket, tools.plugin,
                 "disk=vda,file=" + disk, "control=unix:" + self.control,
-                "backup=unix:" + backup, "scratch-dir=" + work]
+                "backup=unix:" + self.backup, "scratch-dir=" + work]
         if bitmap:
             argv.append ("bitmap=vda/" + bitmap)
         self.uri = "nbd+unix:///vda?socket=" + self.socket

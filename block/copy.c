@@ -11,8 +11,10 @@
  *   data, write, done  in the thread that received it
  *
  * Memory is bounded: depth buffers of max_item bytes per thread, mapped at the
- * start and used last in, first out.  The first error stops all threads; reads
- * in flight are waited for and dropped.
+ * start and used last in, first out.  With options.memory a window, which all
+ * threads share alike, says how many bytes of them are in flight; a thread that
+ * has nothing in flight may always ask for one item.  The first error stops all
+ * threads; reads in flight are waited for and dropped.
  *
  * copy_run is called from any thread and uses it as one of its own.
  */
@@ -26,14 +28,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "copy.h"
 #include "lock.h"
 #include "range.h"
+#include "window.h"
 
 #define DEFAULT_THREADS 2
 #define DEFAULT_DEPTH 16
 #define DEFAULT_MAX_ITEM (1024 * 1024)
+#define MAX_DEPTH 1024
+#define FIRST_WINDOW (UINT64_C (4) << 20)       /* bytes */
 #define BUFFER_ALIGN 4096
 
 /* One read in flight: its item and its buffer. */
@@ -51,6 +57,11 @@ struct copy {
 
   /* Atomic. */
   atomic_bool is_stopped;
+  _Atomic uint64_t share;       /* of window.limit, one thread's */
+
+  struct lock window_lock;
+  /* Protected by window_lock; used with options.memory. */
+  struct window window;
 
   struct lock lock;
   /* Protected by lock. */
@@ -70,6 +81,7 @@ struct copy_thread {
   struct slot *slots;
   struct slot **free;           /* a stack */
   unsigned nr_free;
+  uint64_t in_flight;           /* bytes */
   struct copy_stats stats;
 };
 
@@ -228,6 +240,44 @@ handle_item (struct copy_thread *t, const struct copy_item *item,
   return r;
 }
 
+static int64_t
+now_ns (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return ts.tv_sec * INT64_C (1000000000) + ts.tv_nsec;
+}
+
+/* May the thread ask for one more item? */
+static bool
+has_room (struct copy_thread *t)
+{
+  struct copy *c = t->copy;
+
+  if (c->options.memory == 0)
+    return t->nr_free > 0;
+  if (t->in_flight == 0
+      || (t->nr_free > 0 && t->in_flight < atomic_load (&c->share)))
+    return true;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->window_lock);
+  window_refused (&c->window);
+  return false;
+}
+
+static void
+note_arrival (struct copy_thread *t, uint64_t len)
+{
+  struct copy *c = t->copy;
+
+  t->in_flight -= len;
+  if (c->options.memory == 0)
+    return;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->window_lock);
+  window_arrived (&c->window, len, now_ns ());
+  atomic_store (&c->share, c->window.limit / c->options.nr_threads);
+}
+
 /* Next range to read; items that are zero are done on the way. */
 static int
 stream_next (void *opaque, struct blk_read *read)
@@ -240,7 +290,7 @@ stream_next (void *opaque, struct blk_read *read)
     r = check_stopped (t->copy);
     if (r < 0)
       return r;
-    if (t->nr_free == 0)        /* all in flight: asked again later */
+    if (!has_room (t))          /* asked again when something has arrived */
       return 0;
     slot = t->free[t->nr_free - 1];
     r = next_item (t->copy, &slot->item);
@@ -253,6 +303,7 @@ stream_next (void *opaque, struct blk_read *read)
       return r;
   }
   t->nr_free--;
+  t->in_flight += slot->item.len;
   read->off = slot->item.off;
   read->len = slot->item.len;
   read->buf = slot->buf;
@@ -267,6 +318,7 @@ stream_done (void *opaque, struct blk_read *read, int error)
   struct slot *slot = read->opaque;
   int r = check_stopped (t->copy);
 
+  note_arrival (t, read->len);
   if (r == 0 && error < 0)
     r = fail (t->copy, error, t->copy->source->name, "read", read->len,
               read->off);
@@ -349,6 +401,22 @@ run_threads (struct copy_thread *threads, unsigned nr)
       pthread_join (threads[i].thread, NULL);
 }
 
+/* Threads, slots, and a window for what the memory has room for. */
+static void
+set_window (struct copy *c)
+{
+  struct copy_options *o = &c->options;
+  const uint64_t slot_len = round_up (o->max_item, BUFFER_ALIGN);
+  const uint64_t nr_slots = MAX (o->memory / slot_len, 2);
+  uint64_t max;
+
+  o->nr_threads = (unsigned) MIN (o->nr_threads, nr_slots / 2);
+  o->depth = (unsigned) MIN (nr_slots / o->nr_threads, MAX_DEPTH);
+  max = o->depth * slot_len * o->nr_threads;
+  window_init (&c->window, MIN (FIRST_WINDOW, max), max);
+  atomic_store (&c->share, c->window.limit / o->nr_threads);
+}
+
 static void
 set_options (struct copy *c, const struct copy_options *options)
 {
@@ -360,6 +428,8 @@ set_options (struct copy *c, const struct copy_options *options)
     c->options.depth = DEFAULT_DEPTH;
   if (c->options.max_item == 0)
     c->options.max_item = DEFAULT_MAX_ITEM;
+  if (c->options.memory)
+    set_window (c);
 }
 
 int
@@ -376,6 +446,7 @@ copy_run (struct blk *source, struct blk *target,
 
   set_options (&c, options);
   lock_init (&c.lock, LOCK_RANK_COPY);
+  lock_init (&c.window_lock, LOCK_RANK_LEAF);
   threads = calloc (c.options.nr_threads, sizeof *threads);
   if (threads == NULL)
     r = -ENOMEM;
@@ -393,6 +464,7 @@ copy_run (struct blk *source, struct blk *target,
     copy_thread_destroy (&threads[i]);
   }
   free (threads);
+  lock_destroy (&c.window_lock);
   lock_destroy (&c.lock);
   stats.is_write_error = c.is_write_error;
   if (ret)

@@ -38,6 +38,10 @@ struct copy_ops {
 struct copy_options {
   unsigned nr_threads;          /* 0 = 2 */
   unsigned depth;               /* reads in flight per thread; 0 = 16 */
+  uint64_t memory;              /* instead of depth, unless 0: buffers take no
+                                   more than this, but two items at least, and
+                                   so much is in flight as the bandwidth needs
+                                   (window.h); perhaps with fewer threads */
   size_t max_item;              /* bytes; 0 = 1 MiB */
   bool detect_zeroes;           /* read data that is zero is blk_zero'ed */
   size_t zero_unit;             /* looked for in aligned units of this many

@@ -59,6 +59,7 @@ struct backup_run {
   enum qcow2_compression compression;
   int compression_level;        /* 0 = default */
   unsigned nr_connections;      /* 0 = blk-nbd's default */
+  uint64_t memory;              /* of the copy engine's buffers */
   unsigned lease;
   unsigned retry, timeout;      /* as struct wire_options */
   struct bandwidth bandwidth;   /* of all disks */

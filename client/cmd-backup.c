@@ -30,6 +30,10 @@
 #define DEFAULT_RETRY 300
 #define DEFAULT_TIMEOUT 60
 #define DEFAULT_FREEZE_TIMEOUT 10
+#define DEFAULT_MEMORY (UINT64_C (256) << 20)
+#define MIN_MEMORY (UINT64_C (32) << 20)
+/* The program itself, maps, checksums and the image's tables. */
+#define OTHER_MEMORY (UINT64_C (24) << 20)
 
 static const struct option_spec options[] = {
   { "bandwidth", 0, "RATE", "pull so many bytes per second at most" },
@@ -50,6 +54,8 @@ static const struct option_spec options[] = {
   { "json", 0, NULL, "print one JSON object per event" },
   { "lease", 0, "SECONDS", "how long the server keeps the session of a client"
     " that is gone (default 300)" },
+  { "memory", 0, "SIZE", "for data that is under way, 32M or more (default "
+    "256M)" },
   { "mode", 0, "[DISK=]MODE", "auto (default), incremental, full, differential"
     " or copy; of one disk or of all" },
   { "partial-ok", 0, NULL, "store the other disks if one fails" },
@@ -275,6 +281,7 @@ parse_options (struct backup_run *run, struct error *err)
   uint64_t cluster_size = QCOW2_DEFAULT_CLUSTER_SIZE, connections = 0;
   uint64_t lease = DEFAULT_LEASE, retry = DEFAULT_RETRY;
   uint64_t timeout = DEFAULT_TIMEOUT, freeze = DEFAULT_FREEZE_TIMEOUT;
+  uint64_t memory = DEFAULT_MEMORY;
   int r;
 
   r = options_get_number (o, "cluster-size", true, 512, UINT64_C (1) << 21,
@@ -287,6 +294,9 @@ parse_options (struct backup_run *run, struct error *err)
                             BACKUP_MAX_CONNECTIONS, &connections, err);
   if (r == 0)
     r = options_get_number (o, "lease", false, 1, 86400, &lease, err);
+  if (r == 0)
+    r = options_get_number (o, "memory", true, MIN_MEMORY, INT64_MAX, &memory,
+                            err);
   if (r == 0)
     r = options_get_number (o, "retry", false, 0, 86400, &retry, err);
   if (r == 0)
@@ -302,6 +312,7 @@ parse_options (struct backup_run *run, struct error *err)
     r = backup_check_modes (o, err);
   run->cluster_size = (uint32_t) cluster_size;
   run->nr_connections = (unsigned) connections;
+  run->memory = memory - OTHER_MEMORY;
   run->lease = (unsigned) lease;
   run->retry = (unsigned) retry;
   run->timeout = (unsigned) timeout;

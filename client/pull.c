@@ -663,6 +663,7 @@ copy_all (struct pull *p, struct copy_stats *stats, struct error *err)
     .target_is_zero = !p->options->backing,
     .compress = p->options->compress,
     .nr_threads = p->options->nr_threads,
+    .memory = p->options->memory,
     .cancel = p->options->cancel,
   };
   int r = p->options->save ? start_saver (p, err) : 0;

@@ -31,6 +31,7 @@ struct pull_options {
   struct point_id point;
   unsigned nr_threads;          /* each has a connection if there are enough;
                                    0 = the copy engine's default */
+  uint64_t memory;              /* bytes, for the buffers of the copy engine */
   const volatile bool *cancel;
   struct bandwidth *bandwidth;  /* of what is read */
   /* How to ask for the map, as blk_nbd_block_status; NULL = that. */

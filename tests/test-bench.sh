@@ -12,7 +12,11 @@ json '{k: [(c["name"], c["median"] > 0) for c in v["contestants"]]
        for k, v in j["cases"].items ()}' < "$tmp/r.json" > "$tmp/got"
 grep -q "'qcow2-write': \[([^]]*True), ([^]]*True)\]" "$tmp/got" ||
     fail "qcow2-write: $(cat "$tmp/got")"
-for case in full incremental write write-depth1 memory qcow2-chain \
+for case in far-full very-far-full; do
+    grep -q "'$case': \[([^]]*True), ([^]]*True)\]" "$tmp/got" ||
+        fail "$case: $(cat "$tmp/got")"
+done
+for case in full far-incremental very-far-incremental incremental write write-depth1 memory qcow2-chain \
         write-store write-store-cold; do
     grep -q "'$case': \[([^]]*True), ([^]]*True), ([^]]*True)\]" "$tmp/got" ||
         fail "$case: $(cat "$tmp/got")"

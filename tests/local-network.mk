@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: BSD-3-Clause
+UNIT_TESTS += unit/test-window
+unit_test_window_SOURCES = unit/test-window.c
