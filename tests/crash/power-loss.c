@@ -45,7 +45,7 @@
 #include "store.h"
 
 #define NR_LEVELS 2             /* cuts, and cuts while recovering from one */
-#define STORE "store"
+#define STORE "/store"         /* absolute: a disk does not change it */
 #define MAX_THREADS 8
 #define ROUNDS 300              /* of a world */
 
