@@ -238,9 +238,11 @@ receive_more (struct control *c, bool is_final, struct error *err)
       c->len += (size_t) n;
       return 0;
     }
+    /* ECONNRESET: it has closed without having read all. */
     if (errno != EAGAIN && errno != EINTR)
       return broken (c, errno, err, c->tls && tls_recv_error (c->tls)
-                     ? tls_recv_error (c->tls)
+                     ? tls_recv_error (c->tls) : errno == ECONNRESET
+                     ? "the server has closed the connection"
                      : "the connection to the server failed");
   }
 }
