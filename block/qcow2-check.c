@@ -188,6 +188,25 @@ check_own_places (struct check *c)
   }
 }
 
+/* The header and L1 cannot be moved: what shares a cluster with them changes
+ * with them, and no refcount makes that right.
+ */
+static void
+check_fixed_places (struct check *c)
+{
+  const struct qcow2_header *h = &c->q->header;
+  uint64_t l1 = h->l1_offset >> c->q->cluster_bits, i;
+  uint64_t n = div_round_up ((uint64_t) h->l1_size * 8, c->q->cluster_size);
+
+  if (c->first == 0 && c->len > 0 && c->counts[0] > 1)
+    check_found (c, false, "cluster 0 is the header's and is used by something"
+                 " else, too");
+  for (i = l1; i < l1 + n; i++)
+    if (i - c->first < c->len && c->counts[i - c->first] > 1)
+      check_found (c, false, "cluster %" PRIu64 " is the L1 table's and is used"
+                   " by something else, too", i);
+}
+
 /* Call each for the blocks of the window. */
 static int
 each_block (struct check *c,
@@ -214,6 +233,7 @@ compare_window (struct check *c, uint64_t first)
   if (error < 0)
     return error;
   check_own_places (c);
+  check_fixed_places (c);
   return each_block (c, compare_block);
 }
 
