@@ -65,7 +65,9 @@ def cut_in_the_second(w):
 def damaged_journal(w, damage):
     point = fill(w)
     kill_at(w, SIZE * 3 // 2)
-    journal, = [n for n in os.listdir(w.repo + "/vdb") if "journal" in n]
+    # A kill may leave the next one, half written, beside it.
+    journal, = [n for n in os.listdir(w.repo + "/vdb")
+                if n.endswith(".journal.partial")]
     damage(w.repo + "/vdb/" + journal)
     events = w.run()
     check_equal(names(events), ["resumed", "warning", "disk-begin", "disk-end",

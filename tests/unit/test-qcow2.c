@@ -629,6 +629,11 @@ test_overlaps (void **state)
 /* --- chains */
 
 #define NR_LAYERS 5
+#ifdef __SANITIZE_THREAD__
+#define CHAIN_READS 25u
+#else
+#define CHAIN_READS 200u
+#endif
 
 /* Open the layer's file, with backing put in by hand. */
 static struct blk *
@@ -686,7 +691,7 @@ test_chain (void **state)
       make_layer (&s[i], i, i ? &s[i - 1] : NULL,
                   1024u << (round < 2 ? i % 3 : round % 2),
                   round || &s[i] != top);
-    for (unsigned k = 0; k < 200; k++) {
+    for (unsigned k = 0; k < CHAIN_READS; k++) {
       random_range (top, &off, &len);
       check_content (top, off, rnd (2) ? len : MIN (len, 700));
       if (k % 10 == 0)
