@@ -247,7 +247,10 @@ abilities (struct nbd_blk *s, struct nbd_handle *h, bool is_read_only)
     can |= BLK_IS_READ_ONLY;
   if (nbd_can_fua (h) == 1)
     can |= BLK_CAN_FUA;
-  if (nbd_can_trim (h) == 1)
+  /* A read-only export that takes trims is a view, which can be given back.
+   * In one that is only opened so, by us, they would destroy data.
+   */
+  if (nbd_can_trim (h) == 1 && (!is_read_only || nbd_is_read_only (h) == 1))
     can |= BLK_CAN_TRIM;
   if (nbd_can_zero (h) == 1) {
     can |= BLK_CAN_ZERO;

@@ -190,6 +190,20 @@ rm -rf "$repo"/vda
 told '{"backup-begin": {"set": {"disk.why": "\u001b[2Jbecause\r\n"}}}' 0 ""
 rm -rf "$repo"/vda
 
+# A server names somebody's live disk: nothing of it is trimmed.
+random_file "$tmp/live.raw" 16
+cp "$tmp/live.raw" "$tmp/live.copy"
+background nbdkit -f -e vda -U "$tmp/live.sock" --filter=log --filter=delay \
+    file "$tmp/live.raw" logfile="$tmp/live.log" rdelay=20ms
+wait_for 20 is_listening "$tmp/live.sock"
+told "{\"backup-begin\": {\"set\": {\"disk.size\": 16777216,
+    \"disk.uri\": \"nbd+unix:///vda?socket=$tmp/live.sock\",
+    \"disk.dirty-bytes\": 16777216}}}" 0 ""
+cmp "$tmp/live.raw" "$tmp/live.copy" || fail "the live disk has been changed"
+grep -q ' Read ' "$tmp/live.log" || fail "the log says nothing"
+! grep ' Trim ' "$tmp/live.log" || fail "the live disk has been trimmed"
+rm -rf "$repo"/vda
+
 # An honest one.
 told '{}' 0 ""
 [ "$seen" = "qmp_capabilities backup-begin backup-end" ] || fail "$seen"
