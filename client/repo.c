@@ -220,12 +220,12 @@ static int
 open_locked (struct repo *repo, struct error *err)
 {
   int r = open_folder (repo, true, err);
-  bool is_new;
 
   if (r < 0)
     return r;
-  is_new = faccessat (repo->dirfd, REPO_FILE, F_OK, 0) < 0;
-  if (is_new && !is_empty_folder (repo->dirfd))
+  /* In this order: what fills an empty folder meanwhile is REPO_FILE. */
+  if (!is_empty_folder (repo->dirfd)
+      && faccessat (repo->dirfd, REPO_FILE, F_OK, 0) < 0)
     return error_set (err, EEXIST, "%s: not a repository (it has no "
                       REPO_FILE "), and not empty either", repo->path);
   r = take_lock (repo, err);
