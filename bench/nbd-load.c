@@ -21,9 +21,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <libnbd.h>
+
+#include "clock.h"
 
 #define MAX_CONNECTIONS 64
 #define POOL_SIZE (16 << 20)    /* random bytes to write from */
@@ -68,15 +69,6 @@ die (const char *what)
   exit (EXIT_FAILURE);
 }
 
-static uint64_t
-now (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * UINT64_C (1000000000) + ts.tv_nsec;
-}
-
 /* xorshift64* */
 static uint64_t
 random_next (uint64_t *state)
@@ -96,7 +88,7 @@ completed (void *user_data, int *error)
   if (*error)
     c->has_failed = true;
   if (c->latencies)
-    c->latencies[c->nr_done] = now () - slot->start;
+    c->latencies[c->nr_done] = clock_ns () - slot->start;
   c->nr_done++;
   c->in_flight--;
   slot->next = c->free;
@@ -116,7 +108,7 @@ issue (struct client *c, uint64_t i)
 
   c->free = slot->next;
   if (c->latencies)
-    slot->start = now ();
+    slot->start = clock_ns ();
   if (load.is_write)
     r = nbd_aio_pwrite (c->nbd, pool + (i * 4096) % (POOL_SIZE - load.size),
                         load.size, off, cb, 0);
@@ -301,7 +293,7 @@ main (int argc, char **argv)
     prepare (&clients[i], places + done);
     done += clients[i].count;
   }
-  start = now ();
+  start = clock_ns ();
   for (i = 0; i < load.connections; i++)
     if (pthread_create (&clients[i].thread, NULL, run, &clients[i]) != 0)
       die ("thread");
@@ -310,7 +302,7 @@ main (int argc, char **argv)
     if (clients[i].has_failed)
       die ("a request failed");
   }
-  seconds = (now () - start) / 1e9;
+  seconds = (clock_ns () - start) / 1e9;
   printf ("{\"ops\": %" PRIu64 ", \"seconds\": %.6f, \"per_second\": %.1f",
           load.count, seconds, load.count / seconds);
   if (load.is_latency)

@@ -41,6 +41,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
+
 #define PIECE 65536
 #define QUEUE_NS INT64_C (5000000)
 #define MAX_LISTENERS 16
@@ -91,15 +93,6 @@ die (const char *what)
 {
   fprintf (stderr, "relay: %s: %s\n", what, strerror (errno));
   exit (EXIT_FAILURE);
-}
-
-static int64_t
-now (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * INT64_C (1000000000) + ts.tv_nsec;
 }
 
 /* A socket that is bound to, or connected to, the address; -1 if that fails. */
@@ -430,7 +423,7 @@ loop (void)
   size_t i, n;
 
   for (;;) {
-    t = now ();
+    t = clock_ns ();
     next = NEVER;
     fds[0] = (struct pollfd) { .fd = STDIN_FILENO, .events = POLLIN };
     for (i = 0; i < nr_listeners; i++)
@@ -449,7 +442,7 @@ loop (void)
       p->polls[0] = fds[n++];
       p->polls[1] = fds[n++];
     }
-    run_pairs (now ());
+    run_pairs (clock_ns ());
     /* They change the list. */
     if (fds[0].revents)
       read_commands ();

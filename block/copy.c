@@ -28,8 +28,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
+#include "clock.h"
 #include "copy.h"
 #include "lock.h"
 #include "range.h"
@@ -240,15 +240,6 @@ handle_item (struct copy_thread *t, const struct copy_item *item,
   return r;
 }
 
-static int64_t
-now_ns (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * INT64_C (1000000000) + ts.tv_nsec;
-}
-
 /* May the thread ask for one more item? */
 static bool
 has_room (struct copy_thread *t)
@@ -274,7 +265,7 @@ note_arrival (struct copy_thread *t, uint64_t len)
   if (c->options.memory == 0)
     return;
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->window_lock);
-  window_arrived (&c->window, len, now_ns ());
+  window_arrived (&c->window, len, clock_ns ());
   atomic_store (&c->share, c->window.limit / c->options.nr_threads);
 }
 

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "copy.h"
 #include "job-private.h"
 #include "range.h"
@@ -38,15 +39,6 @@ struct run {
   int64_t not_before;           /* CLOCK_MONOTONIC ns */
   struct extents allocation, depth;     /* the last answers */
 };
-
-static int64_t
-now (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
-}
 
 void
 job_stir_locked (struct job *job)
@@ -272,7 +264,7 @@ wait_for_turn (struct run *run)
     if (job->speed != run->speed)       /* has nothing to make up for */
       run->not_before = 0;
     run->speed = job->speed;
-    if (run->not_before <= now ())
+    if (run->not_before <= clock_ns ())
       break;
     wait_locked (job, run->not_before);
   }
@@ -293,7 +285,7 @@ charge (struct run *run)
   if (run->speed == 0)
     return;
   ns = (double) run->used / (double) run->speed * (double) NSEC_PER_SEC;
-  run->not_before = MAX (run->not_before, now ())
+  run->not_before = MAX (run->not_before, clock_ns ())
     + (int64_t) MIN (ns, 3600.0 * (double) NSEC_PER_SEC);
 }
 
@@ -337,7 +329,7 @@ handle_error (struct run *run, bool is_read, int error, bool is_final)
     job->io_status = error == -ENOSPC ? JOB_IO_NOSPACE : JOB_IO_FAILED;
     break;
   case JOB_ACTION_IGNORE:
-    run->not_before = now () + RETRY_WAIT;
+    run->not_before = clock_ns () + RETRY_WAIT;
     break;
   }
   return 0;

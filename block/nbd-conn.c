@@ -29,9 +29,9 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "nbd-conn.h"
 #include "range.h"
 
@@ -359,15 +359,6 @@ nbd_conn_wait (struct nbd_conn *c, struct nbd_waiter *w)
   return ops;
 }
 
-static int64_t
-now_ms (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * INT64_C (1000) + ts.tv_nsec / 1000000;
-}
-
 static void
 handle_failed (struct nbd_handle **h, struct error *err)
 {
@@ -420,7 +411,7 @@ void
 nbd_connect_all (struct nbd_handle **handles, size_t nr, const char *uri,
                  int timeout_ms, struct error *err)
 {
-  const int64_t deadline = now_ms () + timeout_ms;
+  const int64_t deadline = clock_ms () + timeout_ms;
   struct pollfd *fds = calloc (nr, sizeof *fds);
   int64_t left = timeout_ms;
   size_t i;
@@ -430,7 +421,7 @@ nbd_connect_all (struct nbd_handle **handles, size_t nr, const char *uri,
       handle_failed (&handles[i], err);
   while (fds && left > 0 &&
          handshake_step (handles, nr, fds, left, err) > 0)
-    left = deadline - now_ms ();
+    left = deadline - clock_ms ();
   for (i = 0; i < nr; i++) {
     if (!handles[i] || nbd_aio_is_ready (handles[i]) ||
         nbd_aio_is_negotiating (handles[i]))

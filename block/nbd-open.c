@@ -8,9 +8,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "cleanup.h"
+#include "clock.h"
 #include "nbd-blk.h"
 #include "nbd-uri.h"
 #include "range.h"
@@ -299,20 +299,11 @@ init_node (struct nbd_blk *s, struct nbd_handle *h,
   return 0;
 }
 
-static int64_t
-now_ms (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * INT64_C (1000) + ts.tv_nsec / 1000000;
-}
-
 static int
 open_node (struct nbd_blk *s, const char *uri,
            const struct blk_nbd_options *o, struct error *err)
 {
-  const int64_t start = now_ms ();
+  const int64_t start = clock_ms ();
   struct nbd_handle *h = NULL;
   int64_t extra_timeout;
   size_t nr;
@@ -325,7 +316,7 @@ open_node (struct nbd_blk *s, const char *uri,
     r = init_node (s, h, o, err);
   if (r < 0)
     return r;
-  extra_timeout = (now_ms () - start) * EXTRA_TIMEOUT_FACTOR;
+  extra_timeout = (clock_ms () - start) * EXTRA_TIMEOUT_FACTOR;
   nr = o->nr_connections ? o->nr_connections : DEFAULT_CONNECTIONS;
   nr = MIN (nr, MAX_CONNECTIONS);
   if (nr > 1 && nbd_can_multi_conn (h) == 1)

@@ -26,6 +26,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "lock.h"
 #include "range.h"
 #include "session-private.h"
@@ -58,15 +59,6 @@ struct session_manager {
   bool is_woken;
   bool is_stopping;
 };
-
-static int64_t
-now (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
-}
 
 /*---- The object ----*/
 
@@ -486,7 +478,7 @@ static struct session *
 find_due (struct session_manager *m, enum session_end *ret_how,
           int64_t *ret_next)
 {
-  int64_t t = now ();
+  int64_t t = clock_ns ();
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&m->lock);
   *ret_next = t + IDLE_WAIT;
@@ -631,7 +623,7 @@ session_uses_disk (struct session_manager *m, const struct disk *disk)
 void
 session_touch (struct session *s)
 {
-  atomic_store_explicit (&s->touched, now (), memory_order_relaxed);
+  atomic_store_explicit (&s->touched, clock_ns (), memory_order_relaxed);
 }
 
 const struct point_id *
@@ -655,7 +647,8 @@ session_lease (const struct session *s)
 unsigned
 session_lease_left (const struct session *s)
 {
-  int64_t left = atomic_load (&s->touched) + s->lease * NSEC_PER_SEC - now ();
+  int64_t left = atomic_load (&s->touched) + s->lease * NSEC_PER_SEC
+    - clock_ns ();
 
   return left <= 0 ? 0
     : (unsigned) ((left + NSEC_PER_SEC - 1) / NSEC_PER_SEC);

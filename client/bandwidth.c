@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "bandwidth.h"
+#include "clock.h"
 #include "range.h"
 
 #define NS_PER_S INT64_C (1000000000)
@@ -31,20 +32,11 @@ bandwidth_take (struct bandwidth *b, uint64_t len, int64_t now)
   return MAX (wait, 0);
 }
 
-static int64_t
-now_ns (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * NS_PER_S + ts.tv_nsec;
-}
-
 int
 bandwidth_wait (struct bandwidth *b, uint64_t len,
                 const volatile bool *cancel)
 {
-  int64_t left = bandwidth_take (b, len, now_ns ());
+  int64_t left = bandwidth_take (b, len, clock_ns ());
 
   for (; left > 0; left -= STEP_NS) {
     const int64_t step = MIN (left, STEP_NS);

@@ -21,9 +21,9 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "hooks.h"
 #include "log.h"
 
@@ -33,15 +33,6 @@ struct freeze {
   const char *command;
   unsigned limit;
 };
-
-static int64_t
-now_ms (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * INT64_C (1000) + ts.tv_nsec / 1000000;
-}
 
 /* In the child. */
 static void
@@ -67,12 +58,12 @@ static bool
 wait_child (pid_t pid, unsigned limit, int *ret_status)
 {
   struct pollfd pfd = { .fd = -1, .events = POLLIN };
-  const int64_t end = now_ms () + limit * INT64_C (1000);
+  const int64_t end = clock_ms () + limit * INT64_C (1000);
   int64_t left = 1;
 
   if (limit > 0) {
     pfd.fd = (int) syscall (SYS_pidfd_open, pid, 0);
-    while (pfd.fd >= 0 && (left = end - now_ms ()) > 0
+    while (pfd.fd >= 0 && (left = end - clock_ms ()) > 0
            && poll (&pfd, 1, (int) left) <= 0)
       ;
     if (pfd.fd >= 0)
@@ -125,7 +116,7 @@ static void
 guard (const char *command, unsigned limit, int fd)
 {
   struct pollfd pfd = { .fd = fd, .events = POLLIN };
-  const int64_t end = now_ms () + limit * INT64_C (1000);
+  const int64_t end = clock_ms () + limit * INT64_C (1000);
   struct error err = ERROR_INIT;
   bool is_frozen = hook_run (command, "freeze", limit, &err) == 0;
   int64_t left = 0;
@@ -135,7 +126,7 @@ guard (const char *command, unsigned limit, int fd)
     log_error ("%s", err.msg);
   else {
     say (fd, 'F');
-    while ((left = end - now_ms ()) > 0 && poll (&pfd, 1, (int) left) <= 0)
+    while ((left = end - clock_ms ()) > 0 && poll (&pfd, 1, (int) left) <= 0)
       ;
     /* The end of the stream is our parent's. */
     if (left > 0 && recv (fd, &c, 1, 0) <= 0)

@@ -13,9 +13,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "interrupt.h"
 
 /* Signals that follow the first one sooner are the same one. */
@@ -26,22 +26,14 @@ static int which;
 static int64_t first_ns;        /* of the handler */
 static int fds[2] = { -1, -1 };
 
-static int64_t
-now_ns (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * INT64_C (1000000000) + ts.tv_nsec;
-}
-
 static void
 handler (int sig)
 {
   int saved = errno;
 
   if (__atomic_load_n (&flag, __ATOMIC_RELAXED)) {
-    if (now_ns () - __atomic_load_n (&first_ns, __ATOMIC_RELAXED) >= SAME_NS) {
+    if (clock_ns () - __atomic_load_n (&first_ns, __ATOMIC_RELAXED)
+        >= SAME_NS) {
       /* Blocked until we return. */
       signal (sig, SIG_DFL);
       raise (sig);
@@ -49,7 +41,7 @@ handler (int sig)
     errno = saved;
     return;
   }
-  __atomic_store_n (&first_ns, now_ns (), __ATOMIC_RELAXED);
+  __atomic_store_n (&first_ns, clock_ns (), __ATOMIC_RELAXED);
   __atomic_store_n (&which, sig, __ATOMIC_RELAXED);
   __atomic_store_n (&flag, true, __ATOMIC_RELEASE);
   if (write (fds[1], "", 1) < 0) {

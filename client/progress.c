@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "error.h"
 #include "lock.h"
 #include "log.h"
@@ -41,15 +42,6 @@ static struct {
   uint64_t total;
   uint64_t start;               /* CLOCK_MONOTONIC ns */
 } g;
-
-static uint64_t
-now_ns (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return (uint64_t) ts.tv_sec * 1000000000 + (uint64_t) ts.tv_nsec;
-}
 
 static void
 clear_bar_locked (void)
@@ -187,7 +179,7 @@ draw_locked (uint64_t now)
 void
 progress_begin (const char *label, uint64_t total)
 {
-  uint64_t now = now_ns ();
+  uint64_t now = clock_ns ();
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&g.lock);
   snprintf (g.label, sizeof g.label, "%s", label);
@@ -206,7 +198,7 @@ progress_add (uint64_t n)
   if (!atomic_load_explicit (&g.is_active, memory_order_relaxed))
     return;
   atomic_fetch_add_explicit (&g.done, n, memory_order_relaxed);
-  now = now_ns ();
+  now = clock_ns ();
   due = atomic_load_explicit (&g.next_draw, memory_order_relaxed);
   /* The thread that moves the time is the one that draws. */
   if (now < due

@@ -31,6 +31,7 @@
 
 #include "blk-file.h"
 #include "blk-qcow2.h"
+#include "clock.h"
 #include "copy.h"
 #include "dirtymap.h"
 #include "lock.h"
@@ -488,15 +489,6 @@ stop_mapper (struct pull *p)
   pthread_join (p->mapper, NULL);
 }
 
-static int64_t
-now_ns (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * INT64_C (1000000000) + ts.tv_nsec;
-}
-
 /* Wait until all that is hashed before cluster next is written.  False: it will
  * not be.
  */
@@ -589,7 +581,7 @@ wait_due (struct pull *p, int64_t not_before)
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&p->lock);
   while (!p->is_stopping)
-    if (now_ns () < not_before)
+    if (clock_ns () < not_before)
       lock_wait_until (&p->lock, &p->save_cond, &ts);
     else if (atomic_load (&p->written) - p->saved >= p->options->save_step)
       return true;
@@ -606,14 +598,14 @@ saver_thread (void *opaque)
   int64_t start, end, not_before = 0;
 
   while (wait_due (p, not_before)) {
-    start = now_ns ();
+    start = clock_ns ();
     if (save (p, &err) < 0) {
       /* If it matters, the end of the pull will fail of it too. */
       log_warning ("%s: how far the pull has come cannot be saved: %s",
                    p->options->folder, err.msg);
       break;
     }
-    end = now_ns ();
+    end = clock_ns ();
     not_before = end + MAX (MIN_SAVE_INTERVAL_NS, 2 * (end - start));
   }
   return NULL;

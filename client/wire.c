@@ -31,6 +31,7 @@
 
 #include "blk-nbd.h"
 #include "cleanup.h"
+#include "clock.h"
 #include "interrupt.h"
 #include "lock.h"
 #include "log.h"
@@ -84,19 +85,10 @@ wire_of (struct blk *blk)
   return (struct wire *) blk;
 }
 
-static int64_t
-now_ms (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec * INT64_C (1000) + ts.tv_nsec / 1000000;
-}
-
 static void
 note_arrival (struct wire *w)
 {
-  atomic_store_explicit (&w->arrived, now_ms (), memory_order_relaxed);
+  atomic_store_explicit (&w->arrived, clock_ms (), memory_order_relaxed);
 }
 
 /* A read's or a request's error that means that the connection is gone; what
@@ -178,7 +170,7 @@ try_until (struct wire *w, struct line **ret, struct error *err)
       *err = last;
       return r;
     }
-    if (now_ms () + w->delay_ms > end)
+    if (clock_ms () + w->delay_ms > end)
       return error_set (err, ENOTCONN, "the connection to the server was lost"
                         " and could not be had again within %u s: %s",
                         w->options.retry, last.msg);
@@ -198,7 +190,7 @@ connect_again (struct wire *w)
   int r;
 
   if (is_first) {
-    w->lost_at = now_ms ();
+    w->lost_at = clock_ms ();
     w->delay_ms = FIRST_DELAY_MS;
   }
   if (w->options.retry == 0)
@@ -437,13 +429,13 @@ watch (void *opaque)
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
   while (!w->is_closing) {
-    next = now_ms () + step;
+    next = clock_ms () + step;
     ts = (struct timespec) {
       .tv_sec = next / 1000, .tv_nsec = next % 1000 * 1000000,
     };
     lock_wait_until (&w->lock, &w->cond, &ts);
     if (w->state == CONNECTED && w->line->users > 1
-        && now_ms () - atomic_load (&w->arrived) > timeout) {
+        && clock_ms () - atomic_load (&w->arrived) > timeout) {
       blk_nbd_cancel (w->line->blk);
       note_arrival (w);
     }

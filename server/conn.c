@@ -23,6 +23,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "conn.h"
 #include "log.h"
 #include "nbd-errno.h"
@@ -366,15 +367,6 @@ static const struct request_error no_memory = {
   .error = NBD_ENOMEM, .text = "out of memory",
 };
 
-static uint64_t
-now_ns (void)
-{
-  struct timespec t;
-
-  clock_gettime (CLOCK_MONOTONIC, &t);
-  return t.tv_sec * UINT64_C (1000000000) + t.tv_nsec;
-}
-
 static void
 start_read (struct conn *c, const struct request_head *head)
 {
@@ -402,9 +394,9 @@ start_slot (struct slot *slot, struct inline_policy *policy)
     submit (slot);
     return;
   }
-  start = now_ns ();
+  start = clock_ns ();
   request_execute (slot);
-  inline_policy_took (policy, now_ns () - start);
+  inline_policy_took (policy, clock_ns () - start);
   c->rx_queued++;
 }
 
@@ -460,9 +452,9 @@ write_from_rx (struct conn *c, const struct request_head *head)
   uint64_t start;
 
   if (policy && inline_policy_try (policy)) {
-    start = now_ns ();
+    start = clock_ns ();
     error = request_write_now (c, head, c->rx + c->rx_pos);
-    inline_policy_took (policy, now_ns () - start);
+    inline_policy_took (policy, clock_ns () - start);
     reply_own (c, head, error);
     return;
   }

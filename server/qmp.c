@@ -28,6 +28,7 @@
 #include <time.h>
 
 #include "cleanup.h"
+#include "clock.h"
 #include "lock.h"
 #include "log.h"
 #include "qmp.h"
@@ -330,20 +331,11 @@ is_server_closing (struct qmp_server *q)
   return q->is_closing;
 }
 
-static int64_t
-now_ms (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 /* The server ends: the peer has a moment to read the last reply and events. */
 static void
 flush_output (struct qmp_conn *c)
 {
-  int64_t deadline = now_ms () + FLUSH_TIMEOUT, left;
+  int64_t deadline = clock_ms () + FLUSH_TIMEOUT, left;
   bool is_over;
 
   for (;;) {
@@ -351,7 +343,7 @@ flush_output (struct qmp_conn *c)
     lock_acquire (&c->lock);
     is_over = c->is_doomed || c->nr_unsent == 0;
     lock_release (&c->lock);
-    left = deadline - now_ms ();
+    left = deadline - clock_ms ();
     if (is_over || left <= 0)
       return;
     wait_for_socket (c, POLLOUT, (int) left);
@@ -372,12 +364,12 @@ is_doomed (struct qmp_conn *c)
 static int
 shake_hands (struct qmp_conn *c, struct tls *tls, struct error *err)
 {
-  int64_t deadline = now_ms () + TLS_TIMEOUT, left;
+  int64_t deadline = clock_ms () + TLS_TIMEOUT, left;
   short events;
   int r;
 
   while ((r = tls_handshake (tls, &events, err)) == -EAGAIN) {
-    left = deadline - now_ms ();
+    left = deadline - clock_ms ();
     if (left <= 0)
       return error_set (err, ETIMEDOUT, "TLS: the handshake was not finished "
                         "in time");

@@ -38,6 +38,7 @@
 #include <jansson.h>
 #include <libnbd.h>
 
+#include "clock.h"
 #include "history.h"
 #include "range.h"
 #include "vector.h"
@@ -228,15 +229,6 @@ guest_connect (void *opaque)
 
 /* Running programs. */
 
-static uint64_t
-now_ms (void)
-{
-  struct timespec t;
-
-  clock_gettime (CLOCK_MONOTONIC, &t);
-  return (uint64_t) t.tv_sec * 1000 + (uint64_t) t.tv_nsec / 1000000;
-}
-
 /* stdout_fd -1: to the log as well. */
 static pid_t
 start (const struct repo *repo, char *const *argv, int stdout_fd)
@@ -292,7 +284,7 @@ struct run {
   bool has_begun;               /* it has said so */
   struct what what;
   int signal;                   /* to send; 0 = none */
-  uint64_t signal_at;           /* ms */
+  int64_t signal_at;            /* ms */
   bool signal_on_begin;
   bool is_signalled;
   struct stored stored[NR_DISKS];       /* image NULL = not stored */
@@ -328,7 +320,7 @@ choose_run (struct repo *repo, struct run *run)
   if (next_random (&repo->random) % 5 == 0) {
     run->signal = next_random (&repo->random) % 2 ? SIGTERM : SIGKILL;
     run->signal_on_begin = next_random (&repo->random) % 2;
-    run->signal_at = now_ms () + next_random (&repo->random) % 60;
+    run->signal_at = clock_ms () + next_random (&repo->random) % 60;
   }
 }
 
@@ -426,7 +418,7 @@ send_signal (struct run *run, pid_t pid)
 {
   if (run->signal == 0 || run->is_signalled)
     return;
-  if (run->signal_on_begin ? !run->has_begun : now_ms () < run->signal_at)
+  if (run->signal_on_begin ? !run->has_begun : clock_ms () < run->signal_at)
     return;
   kill (pid, run->signal);
   run->is_signalled = true;
@@ -585,7 +577,7 @@ judge_run (struct run *run)
  * lease of a second has run out.
  */
 static bool
-may_be_busy (struct repo *repo, uint64_t since)
+may_be_busy (struct repo *repo, int64_t since)
 {
   char *text = read_log (repo);
   const bool is_busy = strstr (text, "in use") != NULL;
@@ -593,7 +585,7 @@ may_be_busy (struct repo *repo, uint64_t since)
   free (text);
   if (!is_busy || !repo->has_left_session)
     return false;
-  if (now_ms () > since + BUSY_SECONDS * 1000)
+  if (clock_ms () > since + BUSY_SECONDS * 1000)
     die ("the session of a killed client does not go away");
   repo->nr_busy++;
   return true;
@@ -601,7 +593,7 @@ may_be_busy (struct repo *repo, uint64_t since)
 
 /* False: nothing was to be had, try again. */
 static bool
-finish_run (struct run *run, int status, uint64_t since)
+finish_run (struct run *run, int status, int64_t since)
 {
   struct repo *repo = run->repo;
   unsigned i;
@@ -631,7 +623,7 @@ finish_run (struct run *run, int status, uint64_t since)
 static void
 one_backup (struct repo *repo, bool is_last)
 {
-  const uint64_t since = now_ms ();
+  const int64_t since = clock_ms ();
   struct run run;
   int status;
 
