@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # The systemd units are generated and name our programs, which take the options
-# that are in them; systemd finds no fault with them where it is there.
+# that are in them; systemd finds no fault with them.
 . ./functions.sh
+requires systemd-analyze
 units=$top_builddir/systemd
 if grep -r '@[a-z]*dir@' "$units"/*.service; then fail "not substituted"; fi
 grep -q '^ExecStart=/.*/sbin/tidemarkd \$OPTIONS$' "$units/tidemarkd.service" ||
@@ -17,8 +18,6 @@ for unit in tidemarkd.service tidemark-backup@.service; do
 done
 sed /^Documentation/d "$top_srcdir/systemd/tidemark-backup@.timer" \
     >"$tmp/tidemark-backup@x.timer"
-if command -v systemd-analyze >/dev/null; then
-    systemd-analyze verify "$tmp"/*.service "$tmp"/*.timer >"$tmp/log" 2>&1 ||
-        { cat "$tmp/log"; fail "systemd-analyze verify"; }
-    if grep "$tmp\|tidemark" "$tmp/log"; then fail "the above"; fi
-fi
+systemd-analyze verify "$tmp"/*.service "$tmp"/*.timer >"$tmp/log" 2>&1 ||
+    { cat "$tmp/log"; fail "systemd-analyze verify"; }
+if grep "$tmp\|tidemark" "$tmp/log"; then fail "the above"; fi
