@@ -195,6 +195,27 @@ random_file ()
     head -c "${2}M" /dev/urandom >"$1"
 }
 
+# start_pair MIB MIB: serve vda and vdb, of random data; sets $repo, $ctl, $live.
+# Reads of vdb fail while there is a file "$tmp/inject".
+start_pair ()
+{
+    requires nbdkit
+    repo=$tmp/repo
+    ctl=$tmp/ctl.sock
+    live=$tmp/live.sock
+    random_file "$tmp/vda.raw" "$1"
+    random_file "$tmp/vdb.raw" "$2"
+    background nbdkit -f -U "$tmp/vdb.sock" --filter=error \
+        file "$tmp/vdb.raw" \
+        error-pread=EIO error-pread-rate=1 error-pread-file="$tmp/inject"
+    wait_for 20 is_listening "$tmp/vdb.sock"
+    background "$tidemarkd" --disk "vda,file=$tmp/vda.raw" \
+        --disk "vdb,file=nbd+unix:///?socket=$tmp/vdb.sock" \
+        --control "unix:$ctl" --listen "unix:$live" \
+        --backup-listen "unix:$tmp/backup.sock" --scratch-dir "$tmp"
+    wait_for 20 qmp "$ctl" query-version
+}
+
 # killed_after_commit FILE COMMAND...: run until its death by a crash that was
 # the first after it had stored FILE, and before the server knew.
 killed_after_commit ()

@@ -12,6 +12,7 @@ if !SANITIZERS
 SCRIPT_TESTS += test-store-locked.sh
 endif
 SCRIPT_TESTS += test-store-fails.sh test-store-power.sh
+EXTRA_DIST += store_util.py
 # Preloaded by test-store-fails.sh.
 check_PROGRAMS += fail-store.so
 fail_store_so_SOURCES = fail-store.c

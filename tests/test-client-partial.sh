@@ -4,21 +4,7 @@
 # bitmap advances, that of the failed one stays as it was; also after a crash
 # before the server knew.
 . "${srcdir:-.}/client-test.sh"
-requires nbdkit
-random_file "$tmp/vda.raw" 2
-random_file "$tmp/vdb.raw" 2
-repo=$tmp/repo
-ctl=$tmp/ctl.sock
-live=$tmp/live.sock
-# Reads of vdb fail while there is a file "$tmp/inject".
-background nbdkit -f -U "$tmp/vdb.sock" --filter=error file "$tmp/vdb.raw" \
-    error-pread=EIO error-pread-rate=1 error-pread-file="$tmp/inject"
-wait_for 20 is_listening "$tmp/vdb.sock"
-background "$tidemarkd" --disk "vda,file=$tmp/vda.raw" \
-    --disk "vdb,file=nbd+unix:///?socket=$tmp/vdb.sock" \
-    --control "unix:$ctl" --listen "unix:$live" \
-    --backup-listen "unix:$tmp/backup.sock" --scratch-dir "$tmp"
-wait_for 20 qmp "$ctl" query-version
+start_pair 2 2
 run_ok "$tidemark" backup "$ctl" "$repo"
 bitmap=$(repo_bitmap "$repo")
 cp "$tmp/vdb.raw" "$tmp/vdb1.raw"

@@ -3,21 +3,7 @@
 # Several disks: one point, one set, which appears as a whole or not at all, also
 # after a crash between its commits.
 . "${srcdir:-.}/client-test.sh"
-random_file "$tmp/vda.raw" 4
-random_file "$tmp/vdb.raw" 8
-repo=$tmp/repo
-requires nbdkit
-ctl=$tmp/ctl.sock
-live=$tmp/live.sock
-# Reads of vdb fail while there is a file "$tmp/inject".
-background nbdkit -f -U "$tmp/vdb.sock" --filter=error file "$tmp/vdb.raw" \
-    error-pread=EIO error-pread-rate=1 error-pread-file="$tmp/inject"
-wait_for 20 is_listening "$tmp/vdb.sock"
-background "$tidemarkd" --disk "vda,file=$tmp/vda.raw" \
-    --disk "vdb,file=nbd+unix:///?socket=$tmp/vdb.sock" \
-    --control "unix:$ctl" --listen "unix:$live" \
-    --backup-listen "unix:$tmp/backup.sock" --scratch-dir "$tmp"
-wait_for 20 qmp "$ctl" query-version
+start_pair 4 8
 run_ok "$tidemark" backup "$ctl" "$repo"
 [ "$(member "$repo" vda 1 session)" = "$(member "$repo" vdb 1 session)" ] ||
     fail "sessions differ"

@@ -17,31 +17,14 @@ import signal
 import struct
 import sys
 import time
-import zlib
 from qmp_client import QmpError
+from store_util import crash_host, SLOTS
 from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal, fail
 
 tmp, preload = sys.argv[1:]
 RAW, DEAD = tmp + "/vda.raw", tmp + "/dead"
 STORE = RAW + ".tidemark"
 DISK = ["--disk", "vda,file=" + RAW, "--bitmap", "vda/b"]
-SLOTS = (0, 128 * 1024)
-
-
-def crash_host():
-    """Both slots were written when the machine ran for another time."""
-    with open(STORE, "r+b") as f:
-        for off in SLOTS:
-            f.seek(off)
-            slot = bytearray(f.read(128 * 1024))
-            slot = slot[:struct.unpack_from("<I", slot, 12)[0]]
-            slot[56:72] = b"x" * 16
-            struct.pack_into("<Q", slot, 136, 0)
-            struct.pack_into("<I", slot, 24, 0)
-            struct.pack_into("<I", slot, 24, zlib.crc32(slot))
-            f.seek(off)
-            f.write(slot)
-    os.utime(RAW, (1, 1))
 
 
 def store_of(q):
@@ -135,7 +118,7 @@ for sig, is_other_boot in ((signal.SIGTERM, False), (signal.SIGKILL, False),
     check(not is_failed(), what + ": recorded")
     os.unlink(DEAD)
     if is_other_boot:
-        crash_host()
+        crash_host(RAW, STORE)
     with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
         bitmap = d.bitmaps(q)["b"]
         check_equal(bitmap["status"], "inconsistent", what)

@@ -9,10 +9,9 @@ export TIDEMARK=$tidemark
 timeout 120 python3 - "$tmp" <<'END'
 import os
 import signal
-import struct
 import subprocess
 import sys
-import zlib
+from store_util import crash_host
 from tidemarkd_util import Tidemarkd, check, check_equal
 
 tmp = sys.argv[1]
@@ -27,23 +26,6 @@ def store_check():
     check_equal(r.returncode, 0, "store check: %r" % r.stdout)
 
 
-def crash_host():
-    """Both slots were written when the machine ran for another time, and the
-    disk was last changed then."""
-    with open(STORE, "r+b") as f:
-        for off in (0, 128 * 1024):
-            f.seek(off)
-            slot = bytearray(f.read(128 * 1024))
-            slot = slot[:struct.unpack_from("<I", slot, 12)[0]]
-            slot[56:72] = b"x" * 16
-            struct.pack_into("<Q", slot, 136, 0)
-            struct.pack_into("<I", slot, 24, 0)
-            struct.pack_into("<I", slot, 24, zlib.crc32(slot))
-            f.seek(off)
-            f.write(slot)
-    os.utime(RAW, (1, 1))
-
-
 with open(RAW, "wb") as f:
     f.truncate(256 << 20)
 with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
@@ -56,7 +38,7 @@ with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
     check("over-estimate" not in d.bitmaps(q)["b"], "over-estimate too early")
     d.stop(signal.SIGKILL)
 store_check()
-crash_host()
+crash_host(RAW, STORE)
 store_check()
 with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
     bitmap = d.bitmaps(q)["b"]
