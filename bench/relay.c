@@ -119,14 +119,16 @@ open_socket (const char *address, bool is_listener)
   else
     snprintf (sun.sun_path, sizeof sun.sun_path, "%s", address);
   fd = socket (info->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0)
-    return -1;
-  setsockopt (fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  if ((is_listener ? bind : connect) (fd, info->ai_addr, info->ai_addrlen) < 0
-      || (is_listener && listen (fd, 64) < 0)) {
+  if (fd >= 0)
+    setsockopt (fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (fd >= 0
+      && ((is_listener ? bind : connect) (fd, info->ai_addr, info->ai_addrlen)
+          < 0 || (is_listener && listen (fd, 64) < 0))) {
     close (fd);
-    return -1;
+    fd = -1;
   }
+  if (info != &unix_info)
+    freeaddrinfo (info);
   return fd;
 }
 

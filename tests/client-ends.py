@@ -120,6 +120,16 @@ def dirty(w):
     return result
 
 
+def open_files(pid):
+    """What the process has open; it may close some of it meanwhile."""
+    fds = "/proc/%d/fd/" % pid
+    for n in os.listdir(fds):
+        try:
+            yield os.readlink(fds + n)
+        except FileNotFoundError:
+            pass
+
+
 def check_nothing_left(w):
     check_equal(w.q.execute("query-backups"), [], "sessions")
     out = subprocess.run(["nbdinfo", "--list", "--json",
@@ -128,10 +138,8 @@ def check_nothing_left(w):
                          timeout=TIMEOUT).stdout
     check_equal(json.loads(out).get("exports"), [], "exports")
     check_equal(os.listdir(scratch), [], "scratch")
-    fds = "/proc/%d/fd/" % w.d.process.pid
-    open_files = [os.readlink(fds + n) for n in os.listdir(fds)]
-    check_equal([n for n in open_files if n.startswith(scratch)], [],
-                "scratch files")
+    check_equal([n for n in open_files(w.d.process.pid)
+                 if n.startswith(scratch)], [], "scratch files")
 
 
 def check_run(w, first):

@@ -12,12 +12,13 @@ json '{k: [(c["name"], c["median"] > 0) for c in v["contestants"]]
        for k, v in j["cases"].items ()}' < "$tmp/r.json" > "$tmp/got"
 grep -q "'qcow2-write': \[([^]]*True), ([^]]*True)\]" "$tmp/got" ||
     fail "qcow2-write: $(cat "$tmp/got")"
-for case in far-full very-far-full; do
+for case in far-full very-far-full qcow2-write-random; do
     grep -q "'$case': \[([^]]*True), ([^]]*True)\]" "$tmp/got" ||
         fail "$case: $(cat "$tmp/got")"
 done
-for case in full far-incremental very-far-incremental incremental write write-depth1 memory qcow2-chain \
-        write-store write-store-cold; do
+for case in full far-incremental very-far-incremental incremental write \
+        write-depth1 memory qcow2-chain restore-chain write-store \
+        write-store-cold; do
     grep -q "'$case': \[([^]]*True), ([^]]*True), ([^]]*True)\]" "$tmp/got" ||
         fail "$case: $(cat "$tmp/got")"
     grep -q "^$case:" "$tmp/out" || fail "no table of $case"
