@@ -231,6 +231,7 @@ tls_creds_new (const struct tls_creds_options *o, struct tls_creds **ret,
   c = calloc (1, sizeof *c);
   if (c == NULL)
     return error_set_errno (err, ENOMEM, "TLS");
+  atomic_init (&c->nr_refs, 1);
   c->is_server = o->is_server;
   c->verify_peer = o->verify_peer || o->psk || !o->is_server;
   r = gnutls_priority_init (&c->priority, o->psk ? PRIORITY_PSK : PRIORITY,
@@ -248,12 +249,19 @@ tls_creds_new (const struct tls_creds_options *o, struct tls_creds **ret,
   return r;
 }
 
+struct tls_creds *
+tls_creds_ref (struct tls_creds *c)
+{
+  atomic_fetch_add (&c->nr_refs, 1);
+  return c;
+}
+
 void
 tls_creds_free (struct tls_creds *c)
 {
   size_t i;
 
-  if (c == NULL)
+  if (c == NULL || atomic_fetch_sub (&c->nr_refs, 1) > 1)
     return;
   if (c->x509)
     gnutls_certificate_free_credentials (c->x509);

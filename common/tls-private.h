@@ -3,6 +3,8 @@
 #ifndef TIDEMARK_TLS_PRIVATE_H
 #define TIDEMARK_TLS_PRIVATE_H
 
+#include <stdatomic.h>
+
 #include <gnutls/gnutls.h>
 
 #include "tls.h"
@@ -16,6 +18,9 @@ struct tls_user {
 DEFINE_VECTOR (tls_user_vector, struct tls_user);
 
 struct tls_creds {
+  atomic_uint nr_refs;
+
+  /* Fixed after creation. */
   bool is_server;
   bool verify_peer;
   gnutls_priority_t priority;

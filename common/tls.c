@@ -400,6 +400,11 @@ explain_failure (struct tls *t, int code, struct error *err)
                is_server ? "client" : "server");
     return;
   }
+  if (t->creds->psk_server && code == GNUTLS_E_INSUFFICIENT_CREDENTIALS) {
+    error_set (err, EACCES, "TLS: the client has no pre-shared key, which is "
+               "needed");
+    return;
+  }
   if (is_server && t->is_foreign)
     error_set (err, EPROTO, "TLS: what came is no TLS handshake");
   else if (explain_key (t, code, err))

@@ -36,7 +36,9 @@ struct tls_creds;
 
 int tls_creds_new (const struct tls_creds_options *options,
                    struct tls_creds **ret, struct error *err);
-void tls_creds_free (struct tls_creds *creds);  /* NULL is allowed */
+struct tls_creds *tls_creds_ref (struct tls_creds *creds);
+/* Give a reference back; the first one is tls_creds_new's.  NULL is allowed. */
+void tls_creds_free (struct tls_creds *creds);
 /* Server: it knows the names of its clients. */
 bool tls_creds_verify_peer (const struct tls_creds *creds);
 /* Client with keys: its user name.  Else NULL. */

@@ -359,13 +359,15 @@ remove_socket_file (const struct socket_file *f)
 
 static int
 new_server (struct block_exports *be, const struct sock_address *addr,
-            unsigned max_connections, struct nbd_server **ret,
-            struct socket_file *socket, struct error *err)
+            unsigned max_connections, struct tls_creds *creds,
+            struct nbd_server **ret, struct socket_file *socket,
+            struct error *err)
 {
   const struct nbd_server_options options = {
     .exports = service_exports (be->service, SERVICE_LIVE),
     .max_connections = max_connections,
-    .tls = service_tls (be->service), .role = TLS_ROLE_GUEST,
+    .tls = service_tls (be->service), .creds = creds,
+    .role = TLS_ROLE_GUEST,
   };
   int fds[SOCK_ADDRESS_MAX_FDS], nr, i, r;
   struct nbd_server *server = NULL;
@@ -411,7 +413,8 @@ begin_switch (struct block_exports *be, bool wants_server)
 int
 block_exports_start_server (struct block_exports *be,
                             const struct sock_address *addr,
-                            unsigned max_connections, struct error *err)
+                            unsigned max_connections,
+                            struct tls_creds *creds, struct error *err)
 {
   struct socket_file socket = { .path = "" };
   struct nbd_server *server = NULL;
@@ -419,7 +422,7 @@ block_exports_start_server (struct block_exports *be,
 
   if (!begin_switch (be, false))
     return error_set (err, EEXIST, "NBD server already running");
-  r = new_server (be, addr, max_connections, &server, &socket, err);
+  r = new_server (be, addr, max_connections, creds, &server, &socket, err);
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&be->lock);
   be->server = server;
   be->socket = socket;

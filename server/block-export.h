@@ -55,10 +55,13 @@ int block_export_list (struct block_exports *be,
                        struct block_export_info **ret, size_t *ret_nr);
 void block_export_list_free (struct block_export_info *infos, size_t nr);
 
-/* max_connections 0 = no limit but the server's own. */
+/* max_connections 0 = no limit but the server's own.  creds: see
+ * nbd-server.h.
+ */
 int block_exports_start_server (struct block_exports *be,
                                 const struct sock_address *addr,
-                                unsigned max_connections, struct error *err);
+                                unsigned max_connections,
+                                struct tls_creds *creds, struct error *err);
 /* Exports go with it, as in QEMU. */
 int block_exports_stop_server (struct block_exports *be, struct error *err);
 /* Is there anybody who serves exports? */

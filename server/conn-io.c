@@ -128,16 +128,18 @@ tls_failed (struct conn *c, const struct error *err)
   char peer[SOCK_PEER_MAX];
 
   /* Who goes away is no news. */
-  log_message (err->errnum == ECONNRESET ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING,
-               "nbd: %s: %s", sock_peer_format (c->fd, peer, sizeof peer),
-               err->msg);
+  if (err->errnum == ECONNRESET)
+    log_info ("nbd: %s: %s", sock_peer_format (c->fd, peer, sizeof peer),
+              err->msg);
+  else
+    refusals_log (server_tls_refusals (c->env.tls), "nbd", c->fd, err->msg);
   return -ECONNRESET;
 }
 
 int
 conn_start_tls (struct conn *c)
 {
-  struct tls_creds *creds = server_tls_creds (c->env.tls);
+  struct tls_creds *creds = c->env.creds;
   struct error err = ERROR_INIT;
   struct tls *tls;
   short events;
@@ -168,6 +170,8 @@ conn_start_tls (struct conn *c)
 bool
 conn_needs_tls (const struct conn *c)
 {
+  if (c->env.must_use_tls)
+    return !c->tls;
   return c->env.tls && !c->tls && !c->is_local &&
     server_tls_mode (c->env.tls) == TLS_REQUIRE;
 }

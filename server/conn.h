@@ -91,6 +91,8 @@ struct conn_env {
   struct workers *workers;
   unsigned handshake_timeout;   /* seconds */
   const struct server_tls *tls; /* or NULL */
+  struct tls_creds *creds;      /* NULL: TLS is not offered */
+  bool must_use_tls;            /* on Unix sockets too */
   enum tls_role role;           /* of its clients */
   /* The connection's thread is about to end; conn_join may be called. */
   void (*finished) (void *opaque, struct conn *conn);

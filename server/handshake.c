@@ -18,9 +18,7 @@
 #include "byteorder.h"
 #include "cleanup.h"
 #include "conn.h"
-#include "log.h"
 #include "range.h"
-#include "sockaddr.h"
 
 /* A client that lists many exports asks for each of them. */
 #define MAX_OPTIONS 1024
@@ -39,6 +37,7 @@ struct handshake {
   size_t len, pos;
   char name[EXPORT_NAME_MAX + 1];
   struct meta_contexts listed;
+  bool is_refused;              /* the log has it */
   uint8_t reply[MAX_REPLY];     /* filled behind its header */
 };
 
@@ -199,11 +198,13 @@ find_export (struct handshake *h)
 {
   struct conn *c = h->c;
   struct export *e = export_find (c->env.exports, h->name);
+  char why[256];
 
   if (e == NULL || is_allowed (c, e))
     return e;
-  log_info ("nbd: export '%s' is not for '%s' (tls-allow)", export_name (e),
-            c->tls ? tls_peer (c->tls) : "");
+  snprintf (why, sizeof why, "export '%.64s' is not for '%.150s' (tls-allow)",
+            export_name (e), c->tls ? tls_peer (c->tls) : "");
+  refusals_log (server_tls_refusals (c->env.tls), "nbd", c->fd, why);
   export_unref (e);
   return NULL;
 }
@@ -297,7 +298,7 @@ handle_starttls (struct handshake *h)
     return send_malformed (h);
   if (c->tls)
     return send_error (h, NBD_REP_ERR_INVALID, "TLS is in use already");
-  if (c->env.tls == NULL || server_tls_mode (c->env.tls) == TLS_OFF)
+  if (c->env.creds == NULL)
     return send_error (h, NBD_REP_ERR_UNSUP, "this server has no TLS");
   r = send_ack (h);
   if (r < 0)
@@ -557,10 +558,10 @@ handle_unknown (struct handshake *h)
 static int
 refuse_plain (struct handshake *h)
 {
-  char peer[SOCK_PEER_MAX];
-
-  log_info ("nbd: %s: refused: no TLS",
-            sock_peer_format (h->c->fd, peer, sizeof peer));
+  if (!h->is_refused)
+    refusals_log (server_tls_refusals (h->c->env.tls), "nbd", h->c->fd,
+                  "refused: no TLS");
+  h->is_refused = true;
   if (h->option == NBD_OPT_EXPORT_NAME)
     return -EPROTO;
   return send_error (h, NBD_REP_ERR_TLS_REQD, "this server needs TLS");

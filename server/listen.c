@@ -251,6 +251,11 @@ nbd_server_new (const struct nbd_server_options *options,
   s->env.handshake_timeout = options->handshake_timeout
     ? options->handshake_timeout : DEFAULT_HANDSHAKE_TIMEOUT;
   s->env.tls = options->tls;
+  s->env.creds = options->creds ? options->creds
+    : options->tls ? server_tls_creds (options->tls) : NULL;
+  if (s->env.creds)
+    tls_creds_ref (s->env.creds);
+  s->env.must_use_tls = options->creds != NULL;
   s->env.role = options->role;
   s->env.finished = conn_finished;
   s->env.opaque = s;
@@ -346,6 +351,7 @@ nbd_server_free (struct nbd_server *s)
   fd_vector_reset (&s->sockets);
   conn_vector_reset (&s->conns);
   conn_vector_reset (&s->finished);
+  tls_creds_free (s->env.creds);
   close (s->wake_fd);
   pthread_cond_destroy (&s->changed);
   lock_destroy (&s->lock);

@@ -18,6 +18,7 @@ const struct qmp_command *const qmp_command_tables[] = {
   qmp_blockdev_commands,
   qmp_export_commands,
   qmp_job_commands,
+  qmp_object_commands,
   qmp_query_commands,
   qmp_resize_commands,
   qmp_transaction_commands,

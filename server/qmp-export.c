@@ -15,6 +15,7 @@
 #include "cleanup.h"
 #include "qmp.h"
 #include "qmp-args.h"
+#include "tls-objects.h"
 
 static const char *const modes[] = { "safe", "hard", NULL };
 
@@ -268,20 +269,25 @@ cmd_server_start (struct qmp_call *call, json_t **ret, struct error *err)
     { NULL }
   };
   struct sock_address addr = { .is_unix = false };
+  struct tls_creds *creds = NULL;
   const char *tls;
+  int r;
 
   if (qmp_args_check_members (call->args, NULL, table, err) < 0 ||
       parse_address (call->args, &addr, err) < 0 ||
       qmp_args_check (call->args, NULL, table, err) < 0)
     return -EINVAL;
-  tls = qmp_args_string (call->args, "tls-creds", NULL);
-  if (tls)
-    return error_set (err, ENOENT, "No TLS credentials with id '%s'", tls);
   if (qmp_args_string (call->args, "tls-authz", NULL))
     return error_set (err, ENOTSUP, "Parameter 'tls-authz' is not supported");
-  return block_exports_start_server
+  tls = qmp_args_string (call->args, "tls-creds", NULL);
+  if (tls && tls_objects_find (service_tls_objects (call->service), tls,
+                               &creds, err) < 0)
+    return -ENOENT;
+  r = block_exports_start_server
     (service_block_exports (call->service), &addr,
-     (unsigned) qmp_args_uint (call->args, "max-connections", 0), err);
+     (unsigned) qmp_args_uint (call->args, "max-connections", 0), creds, err);
+  tls_creds_free (creds);
+  return r;
 }
 
 static int

@@ -403,9 +403,11 @@ start_tls (struct qmp_conn *c)
     tls_refuse (tls);
   }
   if (r < 0) {
-    log_message (err.errnum == ECONNRESET ? LOG_LEVEL_INFO
-                 : LOG_LEVEL_WARNING, "control: %s: %s",
-                 sock_peer_format (c->fd, peer, sizeof peer), err.msg);
+    if (err.errnum == ECONNRESET)
+      log_info ("control: %s: %s", sock_peer_format (c->fd, peer, sizeof peer),
+                err.msg);
+    else
+      refusals_log (server_tls_refusals (st), "control", c->fd, err.msg);
     tls_free (tls);
     return false;
   }

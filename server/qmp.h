@@ -48,6 +48,7 @@ extern const struct qmp_command qmp_backup_commands[];
 extern const struct qmp_command qmp_blockdev_commands[];
 extern const struct qmp_command qmp_export_commands[];
 extern const struct qmp_command qmp_job_commands[];
+extern const struct qmp_command qmp_object_commands[];
 extern const struct qmp_command qmp_query_commands[];
 extern const struct qmp_command qmp_resize_commands[];
 extern const struct qmp_command qmp_transaction_commands[];

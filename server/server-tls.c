@@ -38,6 +38,7 @@ struct server_tls {
   enum tls_mode mode;
   struct rule_vector rules;
   struct tls_creds *creds;
+  struct refusals *refusals;
 };
 
 static const char *const mode_names[] = { "off", "on", "require", NULL };
@@ -46,8 +47,14 @@ static const char *const role_names[] = { "guest", "backup", "admin", NULL };
 int
 server_tls_new (struct server_tls **ret)
 {
-  *ret = calloc (1, sizeof **ret);
-  return *ret ? 0 : -ENOMEM;
+  struct server_tls *st = calloc (1, sizeof *st);
+  int r = st ? refusals_new (&st->refusals) : -ENOMEM;
+
+  if (r < 0)
+    free (st);
+  else
+    *ret = st;
+  return r;
 }
 
 static void
@@ -65,6 +72,7 @@ server_tls_free (struct server_tls *st)
   if (st == NULL)
     return;
   tls_creds_free (st->creds);
+  refusals_free (st->refusals);
   for (i = 0; i < st->rules.len; i++)
     rule_fini (&st->rules.ptr[i]);
   rule_vector_reset (&st->rules);
@@ -225,6 +233,12 @@ struct tls_creds *
 server_tls_creds (const struct server_tls *st)
 {
   return st->creds;
+}
+
+struct refusals *
+server_tls_refusals (const struct server_tls *st)
+{
+  return st->refusals;
 }
 
 static bool

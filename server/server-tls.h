@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "error.h"
+#include "refusals.h"
 #include "tls.h"
 
 enum tls_mode {
@@ -43,6 +44,8 @@ int server_tls_check_control (const struct server_tls *st, const char *address,
 enum tls_mode server_tls_mode (const struct server_tls *st);
 /* NULL if it is off. */
 struct tls_creds *server_tls_creds (const struct server_tls *st);
+/* Where refused clients are counted. */
+struct refusals *server_tls_refusals (const struct server_tls *st);
 
 /* May the peer do this with the disk?  disk NULL: with any disk at all, so that
  * it is let in.  One that is local may; without a list of names all

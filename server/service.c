@@ -32,6 +32,7 @@
 #include "service.h"
 #include "size.h"
 #include "sockaddr.h"
+#include "tls-objects.h"
 #include "vector.h"
 
 struct disk_spec {
@@ -60,6 +61,7 @@ struct service {
   struct nodes *nodes;          /* these disks and blockdev-add's */
   struct listeners *listeners;
   struct server_tls *tls;
+  struct tls_objects *tls_objects;
   int quit_fd;                  /* eventfd */
   struct export_table *live_exports, *backup_exports;
   struct nbd_server *live_server, *backup_server;
@@ -81,6 +83,8 @@ service_new (struct service **ret)
   r = s->quit_fd < 0 ? -errno : listeners_new (&s->listeners);
   if (r == 0)
     r = server_tls_new (&s->tls);
+  if (r == 0)
+    r = tls_objects_new (&s->tls_objects);
   if (r == 0)
     r = export_table_new (&s->live_exports);
   if (r == 0)
@@ -762,6 +766,7 @@ service_free (struct service *s)
   if (s->live_exports)
     export_table_free (s->live_exports);
   listeners_free (s->listeners);
+  tls_objects_free (s->tls_objects);
   server_tls_free (s->tls);
   for (i = 0; i < s->bitmaps.len; i++)
     bitmap_spec_fini (&s->bitmaps.ptr[i]);
@@ -855,6 +860,12 @@ const struct server_tls *
 service_tls (const struct service *s)
 {
   return s->tls;
+}
+
+struct tls_objects *
+service_tls_objects (struct service *s)
+{
+  return s->tls_objects;
 }
 
 struct export_table *

@@ -104,6 +104,7 @@ struct session_manager *service_sessions (struct service *s);
 struct block_exports *service_block_exports (struct service *s);
 struct job_manager *service_jobs (struct service *s);
 const struct server_tls *service_tls (const struct service *s);
+struct tls_objects *service_tls_objects (struct service *s);
 struct export_table *service_exports (struct service *s,
                                       enum service_listener kind);
 

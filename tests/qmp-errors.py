@@ -153,6 +153,16 @@ def export_commands():
               {"addr": unix, "no": 1}):
         yield "nbd-server-start", a
     yield "nbd-server-stop", {"no": 1}
+    o = {"qom-type": "tls-creds-x509", "id": "x", "endpoint": "server"}
+    for a in ({}, {"qom-type": "tls-creds-x509"}, {"qom-type": "no", "id": "x"},
+              {"qom-type": 1}, o, dict(o, id=1), dict(o, id="9", dir="DIR"),
+              dict(o, id="", dir="DIR"), dict(o, endpoint="no", dir="DIR"),
+              dict(o, no=1, dir="DIR"), dict(o, dir=1),
+              dict(o, **{"verify-peer": "x", "dir": "DIR"}),
+              {"qom-type": "tls-creds-psk", "id": "x", "endpoint": "server"}):
+        yield "object-add", a
+    for a in ({}, {"id": "no"}, {"id": 1}, {"id": "no", "no": 1}):
+        yield "object-del", a
     for a in ({}, {"device": "no"}, {"device": 1}, {"device": "q0", "no": 1},
               {"device": "q0", "name": "e0"},
               {"device": "q0", "name": "y", "bitmap": "no"}):

@@ -4,6 +4,7 @@
 refused and with what message, and what a client without TLS can do."""
 
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 os.environ.setdefault("TIDEMARKD", os.path.join(
     os.environ.get("top_builddir", ".."), "server", "tidemarkd"))
@@ -19,7 +21,8 @@ sys.path.insert(0, os.path.join(os.environ.get("top_srcdir", ".."), "tests"))
 import raw_nbd
 from qmp_client import QmpError
 from raw_nbd import *
-from tls_util import FUTURE, PAST, Pki, TlsQmp, TlsTidemarkd
+from tls_util import (FUTURE, PAST, Pki, TlsQmp, TlsTidemarkd,
+                      listening_ports)
 
 ERR_TLS_REQD = 2**31 + 5
 
@@ -46,6 +49,53 @@ def serve(*args, **kwargs):
 
 def plain(port):
     return Client(("127.0.0.1", port))
+
+
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+
+
+class Scan:
+    """Clients of all listeners of a server that go on with nothing: they
+    connect, or begin a handshake.  It takes the time limit until they are
+    cut off, which the other tests use."""
+
+    def __init__(self):
+        # Disks of its own: those of the others are locked.
+        disks = []
+        for name in "c", "d":
+            path = os.path.join(TMP, name + ".raw")
+            with open(path, "wb") as f:
+                f.truncate(1 << 20)
+            disks += ["--disk", f"{name},file={path}"]
+        self.server = TlsTidemarkd(TMP, *disks, *X509)
+        self.before = self.held()
+        with self.server.qmp() as q:
+            q.execute("query-version")
+        self.clients = []
+        for i in range(18):
+            c = plain(self.server.ports[i % 2])
+            if i % 3 > 0:
+                assert c.option(OPT_STARTTLS)[0] == REP_ACK
+            if i % 3 > 1:
+                c.send(HELLO)
+            self.clients.append(c.sock)
+        for i in range(12):
+            s = socket.create_connection(("127.0.0.1", self.server.ports[2]))
+            if i % 2:
+                s.sendall(HELLO)
+            self.clients.append(s)
+
+    def held(self):
+        """What the server's process holds: descriptors and threads."""
+        proc = "/proc/%d/" % self.server.process.pid
+        return (len(os.listdir(proc + "fd")), len(os.listdir(proc + "task")))
+
+
+    def holds_more(self):
+        return any(a > b for a, b in zip(self.held(), self.before))
+
+
+SCAN = None
 
 
 def start_tls(client, name="alice", context=None):
@@ -230,6 +280,7 @@ def test_psk():
         s.wait_message("'dave' is not on the list")
         # A client with certificates has no key.
         refused(s.ports[0], "alice")
+        s.wait_message("the client has no pre-shared key")
         assert nbdinfo(f"nbd://localhost:{s.ports[0]}/a")[0] != 0
 
 
@@ -308,18 +359,17 @@ def test_control_plain():
 
 def test_slow_handshake():
     """The time limit is that of the whole handshake; a scan leaves nothing."""
-    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
     with raw_nbd.Server("--disk", "a,size=1M", "--handshake-timeout", "1",
                         "--tls", "tls-certificates=" + PKI.path("server")
                         ) as server:
         clients = [server.client() for _ in range(3)]
         for c in clients[:2]:
             assert c.option(OPT_STARTTLS)[0] == REP_ACK
-        clients[0].send(hello)
+        clients[0].send(HELLO)
         for c in clients:
             assert c.is_closed()
         server.wait_connections(0)
-        for data in b"", hello, hello[:1]:
+        for data in b"", HELLO, HELLO[:1]:
             with server.client() as c:
                 assert c.option(OPT_STARTTLS)[0] == REP_ACK
                 c.send(data)
@@ -406,7 +456,145 @@ def test_options():
         assert p.returncode == 2 and text in p.stderr, (args, p)
 
 
+def creds(dir, id="t", type="x509", **more):
+    return {"qom-type": "tls-creds-" + type, "id": id, "dir": PKI.path(dir),
+            "endpoint": "server", **more}
+
+
+def test_nbd_server_start():
+    """Credentials that are added over the control socket."""
+    os.makedirs(PKI.path("keys"), exist_ok=True)
+    key = "u:" + "ab" * 16
+    PKI.psk("keys/keys.psk", key)
+    own = PKI.psk("own.psk", key)
+    inet = {"type": "inet", "data": {"host": "127.0.0.1", "port": "0"}}
+    path = PKI.path("nbd.sock")
+    with TlsTidemarkd(TMP, *DISKS, control=False) as s, s.qmp() as q:
+        start = lambda addr, **a: q.command("nbd-server-start",
+                                            {"addr": addr, **a})
+        assert "return" in q.command("object-add", creds("server"))
+        reply = start(inet, **{"tls-creds": "no"})
+        assert "No TLS credentials with id 'no'" in reply["error"]["desc"]
+        start(inet, **{"tls-creds": "t"})
+        port = listening_ports(s.process.pid)[-1]
+        with plain(port) as c:
+            kind, text, _ = c.option(OPT_GO, info_data("a"))
+            assert kind == ERR_TLS_REQD, hex(kind)
+        refused(port, "nobody")
+        s.wait_message("the client has no certificate")
+        # The other listeners have no TLS at all.
+        with plain(s.ports[0]) as c:
+            assert c.option(OPT_STARTTLS)[0] == ERR_UNSUP
+            c.go("a")
+        # Who uses them keeps them.
+        assert "return" in q.command("object-del", {"id": "t"})
+        reply = q.command("object-del", {"id": "t"})
+        assert reply["error"]["desc"] == "object 't' not found", reply
+        with plain(port) as c:
+            start_tls(c)
+            c.go("a")
+            c.write(0, b"tls" * 100)
+            assert c.read(0, 300) == b"tls" * 100
+        q.execute("nbd-server-stop")
+        # Unix sockets, too; keys; no certificate is asked for.
+        q.execute("object-add", creds("keys", type="psk"))
+        q.execute("nbd-server-start", {"addr": {
+            "type": "unix", "data": {"path": path}}, "tls-creds": "t"})
+        with Client(path) as c:
+            assert c.option(OPT_LIST)[0] == ERR_TLS_REQD
+        # The name of the export goes with the server, so add it again.
+        q.execute("nbd-server-add", {"device": "a", "name": "x"})
+        uri = f"nbds+unix://u@/x?socket={path}&tls-psk-file={own}"
+        status, text = nbdinfo(uri)
+        assert (status, text) == (0, "1048576\n"), text
+        q.execute("nbd-server-stop")
+        q.execute("object-del", {"id": "t"})
+        q.execute("object-add", creds("server", **{"verify-peer": False}))
+        q.execute("nbd-server-start", {"addr": inet, "tls-creds": "t"})
+        with plain(listening_ports(s.process.pid)[-1]) as c:
+            assert b"a" in listed(start_tls(c, "nobody"))
+        assert s.stop() == 0
+
+
+def test_objects():
+    """What object-add refuses, in QEMU's words where it has some."""
+    with TlsTidemarkd(TMP, *DISKS, control=False) as s, s.qmp() as q:
+        for args, text in (
+                ({}, "Parameter 'qom-type' is missing"),
+                (creds("server", type="no"), "does not accept value"),
+                (creds("server", id="9"), "expects an identifier"),
+                (creds("server", id=""), "expects an identifier"),
+                (creds("server", no=1), "Parameter 'no' is unexpected"),
+                (creds("server", endpoint="x"), "does not accept value 'x'"),
+                (creds("server", endpoint="client"), "must be 'server'"),
+                (creds("nothing"), "nothing/ca-cert.pem: No such file"),
+                (creds("nothing", type="psk"), "keys.psk: No such file"),
+                ({k: v for k, v in creds("server").items() if k != "dir"},
+                 "Missing 'dir' property value")):
+            reply = q.command("object-add", args)
+            assert text in reply["error"]["desc"], (args, reply)
+        for i in range(64):
+            q.execute("object-add", creds("server", id="o%d" % i))
+        for i, text in ((0, "attempt to add duplicate property 'o0' to object "
+                         "(type 'container')"), (64, "There are 64 objects")):
+            reply = q.command("object-add", creds("server", id="o%d" % i))
+            assert text in reply["error"]["desc"], reply
+        assert s.stop() == 0
+
+
+def test_many_refusals():
+    """The log has some of them, and the number of all."""
+    nr = 70
+    with serve(*X509, verbose=False) as s:
+        begun = time.monotonic()
+        for i in range(nr // 2):
+            with plain(s.ports[i % 2]) as c:
+                # Twice on one connection is one line.
+                for _ in range(2):
+                    assert c.option(OPT_LIST)[0] == ERR_TLS_REQD
+            with socket.create_connection(("127.0.0.1", s.ports[2])) as c:
+                c.settimeout(TIMEOUT)
+                c.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                try:
+                    while c.recv(100):
+                        pass
+                except ConnectionResetError:
+                    pass
+        assert s.stop() == 0
+        took = time.monotonic() - begun
+        lines = [l for l in s.messages().splitlines() if "127.0.0.1:" in l]
+        assert 20 <= len(lines) <= 20 + took / 10 + 1, s.messages()
+        hidden = sum(int(n) for n in re.findall(
+            r"(\d+) (?:refusals before|more refusals)", s.messages()))
+        assert len(lines) + hidden == nr, s.messages()
+
+
+def test_scan():
+    """After the time limit nothing of it is there."""
+    for sock in SCAN.clients:
+        sock.settimeout(TIMEOUT)
+        try:
+            while sock.recv(1000):
+                pass
+        except ConnectionResetError:
+            pass
+    end = time.monotonic() + TIMEOUT
+    while SCAN.holds_more() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not SCAN.holds_more(), (SCAN.held(), SCAN.before)
+    # The clients' own sockets are open still: it was the server who went.
+    for sock in SCAN.clients:
+        sock.close()
+    SCAN.server.wait_message("TLS: the handshake was not finished in time")
+    with plain(SCAN.server.ports[0]) as c:
+        assert listed(start_tls(c)) == [b"c", b"d"]
+    assert SCAN.server.stop() == 0
+
+
 try:
+    SCAN = Scan()
     main()
 finally:
+    if SCAN:
+        SCAN.server.__exit__()
     shutil.rmtree(TMP)

@@ -244,6 +244,7 @@ with Tidemarkd(tmp, "--disk", "vda,file=%s/vda.raw" % tmp,
     tried |= {"blockdev-add", "blockdev-del", "block-export-add",
               "block-export-del", "query-block-exports", "nbd-server-start",
               "nbd-server-stop", "nbd-server-add", "nbd-server-remove",
+              "object-add", "object-del",
               "x-debug-block-dirty-bitmap-sha256"}
     # And these: interop-qemu-jobs.sh.
     tried |= {"drive-backup", "blockdev-backup", "transaction",

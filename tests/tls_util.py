@@ -145,12 +145,14 @@ class TlsTidemarkd(Tidemarkd):
     """With live, backup and control listeners on TCP, besides a local control
     socket: .ports and .control."""
 
-    def __init__(self, tmp, *args, control=True):
+    def __init__(self, tmp, *args, control=True, verbose=True):
         more = ["--listen", "127.0.0.1:0", "--backup-listen", "127.0.0.1:0"]
         if control:
             more += ["--control", "127.0.0.1:0"]
         self.local = os.path.join(tmp, "local.%d" % time.monotonic_ns())
-        super().__init__(tmp, "-v", *args, *more, "--control",
+        if verbose:
+            more.append("-v")
+        super().__init__(tmp, *args, *more, "--control",
                          "unix:" + self.local, bare=True)
         self.control = self.local
         self.ports = listening_ports(self.process.pid)

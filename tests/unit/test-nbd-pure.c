@@ -17,6 +17,7 @@
 #include "meta-context.h"
 #include "nbd-errno.h"
 #include "range.h"
+#include "refusals.h"
 #include "reply.h"
 #include "request.h"
 
@@ -360,6 +361,50 @@ test_inline_policy (void **state)
   assert_int_equal (handed_over (&p), INLINE_MIN_PAUSE);
 }
 
+/* Some lines at once, then one in a while; no refusal is left out of the
+ * numbers, whatever the clock does.
+ */
+static void
+test_refusals (void **state)
+{
+  struct refusals *r;
+  uint64_t nr_hidden, sum = 0;
+  int64_t now = 123456789;
+  unsigned i, nr = 0, lines = 0;
+
+  assert_int_equal (refusals_new (&r), 0);
+  for (i = 0; i < 1000; i++, nr++)
+    if (refusals_take (r, now, &nr_hidden)) {
+      assert_int_equal (nr_hidden, 0);
+      lines++;
+    }
+  assert_int_equal (lines, REFUSALS_BURST);
+  /* Ten a second for an hour. */
+  for (i = 0; i < 36000; i++, nr++, now += 100)
+    if (refusals_take (r, now, &nr_hidden)) {
+      lines++;
+      sum += nr_hidden;
+    }
+  assert_true (lines <= REFUSALS_BURST + 3600 * 1000 / REFUSALS_INTERVAL);
+  assert_true (lines >= REFUSALS_BURST + 3600 * 1000 / REFUSALS_INTERVAL - 1);
+  /* A pause fills the bucket, not more. */
+  now += INT64_C (1000) * REFUSALS_INTERVAL;
+  for (i = 0; i < 1000; i++, nr++)
+    if (refusals_take (r, now, &nr_hidden)) {
+      assert_true (i < REFUSALS_BURST);
+      lines++;
+      sum += nr_hidden;
+    }
+  now += REFUSALS_INTERVAL;
+  assert_true (refusals_take (r, now, &nr_hidden));
+  assert_int_equal (lines + sum + nr_hidden, nr);
+  /* A clock that goes backwards, or far ahead. */
+  assert_false (refusals_take (r, 0, &nr_hidden));
+  assert_true (refusals_take (r, INT64_MAX, &nr_hidden));
+  assert_int_equal (nr_hidden, 1);
+  refusals_free (r);
+}
+
 int
 main (void)
 {
@@ -373,6 +418,7 @@ main (void)
     cmocka_unit_test (test_small_replies),
     cmocka_unit_test (test_long_extent_in_compact_reply),
     cmocka_unit_test (test_inline_policy),
+    cmocka_unit_test (test_refusals),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
