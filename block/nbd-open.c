@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "nbd-blk.h"
 #include "nbd-uri.h"
+#include "nbd-why.h"
 #include "range.h"
 #include "vector.h"
 
@@ -345,6 +346,8 @@ blk_nbd_open (const struct blk_nbd_options *options, struct blk **ret,
   r = open_node (s, uri, options, err);
   if (r < 0) {
     nbd_blk_free (s);
+    if (!options->is_foreign)
+      nbd_why (uri, options->tls, err);
     return r;
   }
   *ret = &s->blk;
@@ -417,8 +420,11 @@ blk_nbd_list_contexts (const char *name, const struct blk_nbd_tls *tls,
     return libnbd_error (err, name);
   }
   nbd_connect_all (&h, 1, uri, CONNECT_TIMEOUT, &why);
-  if (!h)
-    return error_set (err, why.errnum, "%s: %s", name, why.msg);
+  if (!h) {
+    r = error_set (err, why.errnum, "%s: %s", name, why.msg);
+    nbd_why (uri, tls, err);
+    return r;
+  }
   if (nbd_aio_is_negotiating (h))
     r = list_contexts (h, &lc, name, err);
   else
@@ -428,6 +434,7 @@ blk_nbd_list_contexts (const char *name, const struct blk_nbd_tls *tls,
     nbd_opt_abort (h);
   nbd_close (h);
   if (r < 0) {
+    nbd_why (uri, tls, err);
     for (i = 0; i < lc.names.len; i++)
       free (lc.names.ptr[i]);
     string_list_reset (&lc.names);

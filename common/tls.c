@@ -392,7 +392,11 @@ explain_failure (struct tls *t, int code, struct error *err)
     return;
   case GNUTLS_E_FATAL_ALERT_RECEIVED:
     format_alert (t, alert, sizeof alert);
-    error_set (err, EACCES, "TLS: %s", alert);
+    if (t->creds->psk_client)   /* servers' alerts for that differ */
+      error_set (err, EACCES, "TLS: %s: perhaps it has no user '%.64s', or "
+                 "another key", alert, t->creds->user);
+    else
+      error_set (err, EACCES, "TLS: %s", alert);
     return;
   case GNUTLS_E_NO_CERTIFICATE_FOUND:
   case GNUTLS_E_CERTIFICATE_REQUIRED:

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ pki = Pki(tmp + "/pki")
 NOBODY = pki.trust("nobody")
 ALICE = pki.client("alice")
 BOB = pki.client("bob")
+EXPIRED = pki.client("expired", dates=PAST)
 DISKS = ["--disk", "vda,file=%s" % DISK]
 X509 = ["--tls-certificates", pki.path("server"), "--tls-verify-peer"]
 
@@ -47,6 +49,10 @@ def wrong(text, *args):
     p = tidemark(*args)
     check(p.returncode in (1, 2), "%s: status %d" % (args, p.returncode))
     check(text in p.stderr, "no %r in: %s" % (text, p.stderr))
+
+
+def nbds(d):
+    return "nbds://localhost:%d/vda" % d.ports[0]
 
 
 def source(d, host="localhost"):
@@ -118,7 +124,24 @@ with TlsTidemarkd(tmp, *DISKS, *X509, "--tls-allow", "backup:alice",
     # A listener without TLS is no control server, and the other way round.
     wrong("TLS", "bitmap", "list", "--tls-certificates", ALICE,
           "tidemarks://localhost:%d" % d.ports[0])
-    # NBD without the server's control: the same options.
+    # NBD without the server's control: the same options, and reasons.
+    for who, text, theirs in (
+            (NOBODY, "Certificate is required", "the client has no cert"),
+            (EXPIRED, "Certificate is expired", "the client has expired"),
+            (STRANGER, "CA is unknown", "an authority that is trusted"),
+            (BOB, "Access was denied", "'CN=bob' is not on the list")):
+        wrong("the server refused: " + text, "bitmap", "list",
+              "--tls-certificates", who, nbds(d))
+        d.wait_line("nbd: 127.0.0.1:", theirs)
+    wrong("does not come from an authority that is trusted",
+          "bitmap", "list", "--tls-certificates", TRUSTS_OTHER, nbds(d))
+    for command in (["bitmap", "list"], ["map", "--bitmap", "x"]):
+        wrong("the server needs TLS: write nbds://", *command,
+              "nbd://localhost:%d/vda" % d.ports[0])
+    d.wait_line("nbd: 127.0.0.1:", "refused: no TLS")
+    # It is TLS's part alone that is explained so.
+    wrong("nosuch", "map", "--tls-certificates", ALICE, "--bitmap", "x",
+          "nbds://localhost:%d/nosuch" % d.ports[0])
     out = right("bitmap", "list", "--tls-certificates", ALICE,
                 "nbds://localhost:%d/vda" % d.ports[0])
     check("tidemark-" in out, "bitmaps over NBD: " + out)
@@ -128,11 +151,12 @@ with TlsTidemarkd(tmp, *DISKS, *X509, "--tls-allow", "backup:alice",
 
 for name, host, dates, text in (
         ("elsewhere", "elsewhere.example", None, "is for another name"),
-        ("expired", "localhost", PAST, "has expired")):
+        ("outdated", "localhost", PAST, "has expired")):
     path = pki.server(name, host, **({"dates": dates} if dates else {}))
     with TlsTidemarkd(tmp, *DISKS, "--tls-certificates", path,
                       "--tls-verify-peer") as d:
-        wrong(text, "bitmap", "list", "--tls-certificates", ALICE, source(d))
+        for uri in source(d), nbds(d):
+            wrong(text, "bitmap", "list", "--tls-certificates", ALICE, uri)
         check_equal(d.stop(), 0, "status")
 
 # Keys.
@@ -153,12 +177,18 @@ with TlsTidemarkd(tmp, *DISKS, "--tls-psk", keys) as d:
     right("backup", "--quiet", "--tls-psk", keys, "--tls-user", "carol",
           source(d), tmp + "/r2")
     bad = pki.psk("bad", "carol")
-    wrong("the server refused", "bitmap", "list", "--tls-psk", bad, source(d))
-    d.wait_message("the key of user 'carol' is wrong")
     unknown = pki.psk("unknown", "mallory")
-    wrong("the server refused", "bitmap", "list", "--tls-psk", unknown,
-          source(d))
-    d.wait_message("unknown user 'mallory'")
+    for uri in source(d), nbds(d):
+        wrong("no user 'carol', or another key", "bitmap", "list",
+              "--tls-psk", bad, uri)
+        wrong("no user 'mallory', or another key", "bitmap", "list",
+              "--tls-psk", unknown, uri)
+    for server in "control", "nbd":
+        for text in "the key of user 'carol' is wrong", "unknown user 'mallory'":
+            d.wait_line(server + ": 127.0.0.1:", text)
+    wrong("the server refused: Handshake failed", "bitmap", "list",
+          "--tls-certificates", ALICE, nbds(d))
+    d.wait_message("the client has no pre-shared key")
     check_equal(d.stop(), 0, "status")
 
 
@@ -187,4 +217,52 @@ for uri, text in (("nbd://localhost:1/x", "without TLS"),
           "%d" % listener.getsockname()[1], tmp + "/r3")
     thread.join(20)
     check(not thread.is_alive(), "the client stays connected")
+
+
+# A man in the middle who says that the server has no TLS, and would go on
+# without: he learns that there is a client, not even what it wants.
+def man_in_the_middle(listener, heard):
+    for _ in range(2):                  # the attempt, and that to learn why
+        sock = listener.accept()[0]
+        sock.settimeout(20)
+        sock.sendall(b"NBDMAGICIHAVEOPT" + struct.pack(">H", 3))
+        stream = sock.makefile("rb")
+        stream.read(4)
+        while head := stream.read(16):
+            magic, option, length = struct.unpack(">8sII", head)
+            heard.append((option, stream.read(length)))
+            sock.sendall(struct.pack(">QIII", 0x3e889045565a9, option,
+                                     (1 << 31) + 1, 0))
+        sock.close()
+
+
+def check_no_downgrade(text, make_command):
+    listener = socket.create_server(("127.0.0.1", 0))
+    heard = []
+    thread = threading.Thread(target=man_in_the_middle, daemon=True,
+                              args=(listener, heard))
+    thread.start()
+    wrong(text, *make_command(listener.getsockname()[1]))
+    # STARTTLS, and perhaps a proper end.
+    check({o for o, _ in heard} <= {2, 5} and (5, b"") in heard and
+          not any(data for _, data in heard), "he heard %s" % heard)
+    listener.close()
+
+
+check_no_downgrade("refuses to use TLS", lambda port: (
+    "bitmap", "list", "--tls-certificates", ALICE,
+    "nbds://localhost:%d/vda" % port))
+
+
+def through_control(port):
+    """The control connection is what it should be; the data's is not."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=lying_server, daemon=True, args=(
+        listener, "nbds://localhost:%d/x" % port)).start()
+    return ("backup", "--tls-certificates", ALICE, "--retry", "0",
+            "tidemarks://localhost:%d" % listener.getsockname()[1],
+            tmp + "/r4")
+
+
+check_no_downgrade("TLS", through_control)
 END

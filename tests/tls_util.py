@@ -159,9 +159,14 @@ class TlsTidemarkd(Tidemarkd):
 
     def wait_message(self, text):
         """Until the log has it; the log."""
+        return self.wait_line(text)
+
+    def wait_line(self, *texts):
+        """Until a line of the log has all these; the log."""
         end = time.monotonic() + TIMEOUT
-        while text not in self.messages():
+        while not any(all(t in line for t in texts)
+                      for line in self.messages().splitlines()):
             if time.monotonic() > end:
-                raise AssertionError("no %r in: %s" % (text, self.messages()))
+                raise AssertionError("no %r in: %s" % (texts, self.messages()))
             time.sleep(0.01)
         return self.messages()
