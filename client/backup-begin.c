@@ -541,6 +541,8 @@ backup_begin_session (struct backup_run *run, struct error *err)
 {
   int r = control_connect (run->source, &run->control, err);
 
+  if (r == 0 && options_has (run->options, "plain-tcp"))
+    control_allow_plain_tcp (run->control);
   if (r == 0)
     r = backup_resume (run, err);
   if (r == 0) {

@@ -59,6 +59,8 @@ static const struct option_spec options[] = {
   { "mode", 0, "[DISK=]MODE", "auto (default), incremental, full, differential"
     " or copy; of one disk or of all" },
   { "partial-ok", 0, NULL, "store the other disks if one fails" },
+  { "plain-tcp", 0, NULL, "let data come from another machine without TLS, if "
+    "the control socket is a local one" },
   { "post", 0, "COMMAND", "run it after the backup, however that has ended" },
   { "pre", 0, "COMMAND", "run it first; if it fails there is no backup" },
   { "quiet", 'q', NULL, "print warnings and errors only" },

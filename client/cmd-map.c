@@ -26,6 +26,7 @@ static const struct option_spec options[] = {
   { "bitmap", 'b', "NAME", "the bitmap (required)" },
   { "disk", 'd', "NAME", "the disk (control socket: required)" },
   { "json", 0, NULL, "print one JSON array" },
+  { "plain-tcp", 0, NULL, "as of backup" },
   TLS_OPTION_CERTIFICATES,
   TLS_OPTION_PSK,
   TLS_OPTION_USER,
@@ -214,6 +215,8 @@ cmd_map_run (const struct options *o)
   else if (!options_has (o, "disk"))
     return client_usage (&cmd_map, "--disk NAME is missing");
   else if ((r = control_connect (o->args[0], &c, &err)) == 0) {
+    if (options_has (o, "plain-tcp"))
+      control_allow_plain_tcp (c);
     r = map_session (c, o, &err);
     control_close (c);
   }

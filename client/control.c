@@ -6,8 +6,10 @@
  */
 #include "config.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -27,6 +29,7 @@
 
 #define ANSWER_TIMEOUT_MS 120000
 #define MAX_ANSWER (64 * 1024 * 1024)
+#define PLAIN_SCHEME "nbd://"
 
 struct control {
   /* Fixed after connect. */
@@ -46,6 +49,7 @@ struct control {
   bool is_busy;
   bool is_broken;               /* the stream is out of step */
   bool is_lasting;              /* connect again if it is */
+  bool allows_plain_tcp;        /* for data, from elsewhere */
   bool is_stopping;             /* the keepalive thread */
   bool has_keepalive;
 
@@ -440,6 +444,13 @@ control_set_lasting (struct control *c)
   c->is_lasting = true;
 }
 
+void
+control_allow_plain_tcp (struct control *c)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+  c->allows_plain_tcp = true;
+}
+
 int
 control_call (struct control *c, struct control_call *call, json_t **ret,
               struct error *err)
@@ -550,6 +561,41 @@ replace_host (const struct control *c, const char *uri, char **ret)
   return *ret ? 0 : -ENOMEM;
 }
 
+/* Does data in clear stay on this machine? */
+static bool
+is_loopback_uri (const char *uri)
+{
+  const char *host = uri + strlen (PLAIN_SCHEME), *end;
+  char name[INET6_ADDRSTRLEN];
+  struct in6_addr in6;
+  struct in_addr in;
+  bool is_v6 = *host == '[';
+
+  host += is_v6;
+  end = host + strcspn (host, is_v6 ? "]" : ":/?");
+  if ((size_t) (end - host) >= sizeof name)
+    return false;
+  memcpy (name, host, (size_t) (end - host));
+  name[end - host] = '\0';
+  if (is_v6)
+    return inet_pton (AF_INET6, name, &in6) == 1 && IN6_IS_ADDR_LOOPBACK (&in6);
+  return inet_pton (AF_INET, name, &in) == 1 &&
+    ntohl (in.s_addr) >> 24 == IN_LOOPBACKNET;
+}
+
+/* A Unix socket is on this machine, but it may lead to another one. */
+static int
+check_plain (struct control *c, const char *uri, struct error *err)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+  if (strncmp (uri, PLAIN_SCHEME, strlen (PLAIN_SCHEME)) != 0 ||
+      c->allows_plain_tcp || is_loopback_uri (uri))
+    return 0;
+  return error_set (err, EPROTO, "%s: the server would send the data over TCP "
+                    "without TLS (%.200s), which needs --plain-tcp", c->name,
+                    uri);
+}
+
 int
 control_check_uri (struct control *c, const char *uri, char **ret,
                    struct error *err)
@@ -560,12 +606,14 @@ control_check_uri (struct control *c, const char *uri, char **ret,
   if (uri == NULL)
     return 0;
   if (c->address.is_unix) {
+    if (check_plain (c, uri, err) < 0)
+      return -EPROTO;
     *ret = strdup (uri);
     r = *ret ? 0 : -ENOMEM;
   }
   else if (strncmp (uri, "nbds://", 7) == 0)
     r = replace_host (c, uri, ret);
-  else if (strncmp (uri, "nbd://", 6) == 0)
+  else if (strncmp (uri, PLAIN_SCHEME, strlen (PLAIN_SCHEME)) == 0)
     return error_set (err, EPROTO, "%s: the server wants data to go without "
                       "TLS (%.200s), which is refused", c->name, uri);
   else

@@ -31,10 +31,16 @@ void control_close (struct control *c);
 /* From now on a call connects again first if the connection was lost. */
 void control_set_lasting (struct control *c);
 
+/* The user has allowed data to come over TCP without TLS, if the control
+ * connection is a Unix socket.
+ */
+void control_allow_plain_tcp (struct control *c);
+
 /* An export's URI that the server has named: *ret is where to connect, which
  * the caller frees (NULL if uri is NULL).  Over TLS it has to be one with TLS,
- * and the server goes by the name that the user has given it.  Any thread, not
- * beside a call.
+ * and the server goes by the name that the user has given it.  Over a Unix
+ * socket one over TCP without TLS has to be on this machine, or allowed.  Any
+ * thread, not beside a call.
  */
 int control_check_uri (struct control *c, const char *uri, char **ret,
                        struct error *err);

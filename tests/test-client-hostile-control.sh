@@ -121,6 +121,16 @@ for uri in "" file:///etc/passwd "$tmp/vda.raw" http://x/ nbd; do
     bad_begin "{\"disk.uri\": \"$uri\"}" "not an NBD URI"
 done
 bad_begin "{\"disk.uri\": \"nbd+unix:///vda?socket=$tmp/none\"}" "$tmp/none"
+# In clear from elsewhere, unless that is allowed; names may lead anywhere.
+for host in 192.0.2.1 localhost 127.0.0.1.example 1127.0.0.1 "[2001:db8::1]" \
+    "[::1.2.3.4]" "[127.0.0.1]" 128.0.0.1 127.0.0.1@192.0.2.1; do
+    bad_begin "{\"disk.uri\": \"nbd://$host:1/vda\"}" "needs --plain-tcp"
+done
+for host in 127.0.0.1 127.1.2.3; do
+    bad_begin "{\"disk.uri\": \"nbd://$host:1/vda\"}" "Connection refused"
+done
+told '{"backup-begin": {"set": {"disk.uri": "nbd://localhost:1/vda"}}}' 1 \
+    "Connection refused" "$tidemark" backup --retry 0 --plain-tcp "$ctl" "$repo"
 # A server does not get to choose which of our files are read as keys.
 echo "root:00112233" >"$tmp/psk"
 bad_begin "{\"disk.uri\": \"nbds+unix:///vda?socket=$tmp/nbd.sock&tls-psk-file=$tmp/psk\"}" \
