@@ -335,8 +335,10 @@ blk_nbd_cache (struct blk *blk, uint64_t len, uint64_t off)
   return call (s, &rq);
 }
 
-/* What the extents of one block status reply go to. */
+/* A block status request, and what the extents of its reply go to. */
 struct status_call {
+  struct nbd_op op;
+  struct nbd_request rq;
   struct nbd_blk *s;
   uint64_t off, end;            /* what the caller asked for */
   struct extents *lists;
@@ -447,34 +449,93 @@ reset_status (struct status_call *sc)
   }
 }
 
-static int
-block_status (struct nbd_blk *s, uint64_t len, uint64_t off, unsigned flags,
-              struct extents *lists, size_t nr_lists)
+static void
+init_status (struct status_call *sc, struct nbd_blk *s,
+             const struct blk_nbd_range *range, unsigned flags,
+             size_t nr_lists)
 {
-  const uint64_t start = round_down (off, s->min_block);
-  struct status_call sc = {
-    .s = s, .off = off, .lists = lists, .nr_lists = nr_lists,
+  const uint64_t start = round_down (range->off, s->min_block);
+  const uint64_t end = range->off + range->len;
+  size_t i;
+
+  *sc = (struct status_call) {
+    .s = s, .off = range->off, .lists = range->lists, .nr_lists = nr_lists,
   };
-  struct nbd_request rq = {
+  sc->rq = (struct nbd_request) {
     .command = NBD_CONN_STATUS, .off = start,
+    .len = MIN (round_up (end, s->min_block) - start, NBD_MAX_LENGTH),
     .flags = flags & BLK_ONE ? LIBNBD_CMD_FLAG_REQ_ONE : 0,
-    .extent = extents_arrived, .opaque = &sc,
+    .max_piece = NBD_MAX_LENGTH,
+    .extent = extents_arrived, .opaque = sc,
   };
+  sc->end = MIN (end, start + sc->rq.len);
+  for (i = 0; i < nr_lists; i++)
+    sc->old_end[i] = list_end (&range->lists[i], range->off);
+}
+
+/* As call_once, for all of them: send them, then wait for what comes, in any
+ * order.
+ */
+static int
+call_all (struct nbd_blk *s, struct status_call *calls, size_t nr,
+          bool *ret_again)
+{
+  struct nbd_conn *c = pick_conn (s, false);
+  struct nbd_waiter w;
+  struct nbd_op *op;
+  size_t i, left = nr;
+  int r = 0;
+
+  *ret_again = false;
+  if (!c)
+    return no_conn (s);
+  nbd_waiter_init (&w);
+  for (i = 0; i < nr; i++)
+    nbd_conn_issue (c, &calls[i].op, &w, &calls[i].rq);
+  while (left > 0)
+    for (op = nbd_conn_wait (c, &w); op; op = op->next)
+      left--;
+  nbd_waiter_destroy (&w);
+  atomic_fetch_sub (&c->nr_calls, 1);
+  for (i = 0; i < nr; i++) {
+    *ret_again |= calls[i].op.error == -ENOTCONN && atomic_load (&c->is_dead);
+    if (r == 0)
+      r = calls[i].op.error;
+  }
+  return r;
+}
+
+static int
+run_status (struct nbd_blk *s, struct status_call *calls, size_t nr)
+{
   bool again = s->has_status;
   size_t i;
   int r = 0;
 
-  rq.len = MIN (round_up (off + len, s->min_block) - start, NBD_MAX_LENGTH);
-  sc.end = MIN (off + len, start + rq.len);
-  for (i = 0; i < nr_lists; i++)
-    sc.old_end[i] = list_end (&lists[i], off);
   while (again) {
-    reset_status (&sc);
-    r = call_once (s, &rq, &again);
+    for (i = 0; i < nr; i++)
+      reset_status (&calls[i]);
+    r = call_all (s, calls, nr, &again);
   }
-  if (r == 0)
-    r = sc.error;
-  return r < 0 ? r : check_status (&sc);
+  for (i = 0; i < nr && r == 0; i++) {
+    r = calls[i].error;
+    if (r == 0)
+      r = check_status (&calls[i]);
+  }
+  return r;
+}
+
+static int
+block_status (struct nbd_blk *s, uint64_t len, uint64_t off, unsigned flags,
+              struct extents *lists, size_t nr_lists)
+{
+  const struct blk_nbd_range range = {
+    .off = off, .len = len, .lists = lists,
+  };
+  struct status_call sc;
+
+  init_status (&sc, s, &range, flags, nr_lists);
+  return run_status (s, &sc, 1);
 }
 
 static int
@@ -491,16 +552,37 @@ blk_nbd_extents (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
 }
 
 int
+blk_nbd_block_status_many (struct blk *blk, const struct blk_nbd_range *ranges,
+                           size_t nr, size_t nr_lists)
+{
+  struct nbd_blk *s = nbd_of (blk);
+  CLEANUP_FREE struct status_call *calls = NULL;
+  size_t i;
+
+  if (blk->driver != &nbd_blk_driver || nr == 0 || nr_lists == 0 ||
+      nr_lists > s->nr_contexts)
+    return -EINVAL;
+  for (i = 0; i < nr; i++)
+    if (ranges[i].len == 0 ||
+        !range_is_within (ranges[i].off, ranges[i].len, blk_size (blk)))
+      return -EINVAL;
+  calls = calloc (nr, sizeof *calls);
+  if (!calls)
+    return -ENOMEM;
+  for (i = 0; i < nr; i++)
+    init_status (&calls[i], s, &ranges[i], 0, nr_lists);
+  return run_status (s, calls, nr);
+}
+
+int
 blk_nbd_block_status (struct blk *blk, uint64_t len, uint64_t off,
                       struct extents *lists, size_t nr_lists)
 {
-  struct nbd_blk *s = nbd_of (blk);
+  const struct blk_nbd_range range = {
+    .off = off, .len = len, .lists = lists,
+  };
 
-  if (blk->driver != &nbd_blk_driver || nr_lists == 0 ||
-      nr_lists > s->nr_contexts || len == 0 ||
-      !range_is_within (off, len, blk_size (blk)))
-    return -EINVAL;
-  return block_status (s, len, off, 0, lists, nr_lists);
+  return blk_nbd_block_status_many (blk, &range, 1, nr_lists);
 }
 
 /* A stream: depth slots on one connection. */

@@ -56,6 +56,19 @@ void blk_nbd_cancel (struct blk *blk);
 int blk_nbd_block_status (struct blk *blk, uint64_t len, uint64_t off,
                           struct extents *lists, size_t nr_lists);
 
+/* The same for nr ranges, all of which are asked for at once, over one
+ * connection: it takes about as long as the slowest of them.  On failure,
+ * which is that of the first range that failed, the lists hold anything.
+ */
+struct blk_nbd_range {
+  uint64_t off, len;
+  struct extents *lists;        /* nr_lists of them */
+};
+
+int blk_nbd_block_status_many (struct blk *blk,
+                               const struct blk_nbd_range *ranges, size_t nr,
+                               size_t nr_lists);
+
 /* Metadata contexts that the export at uri offers and that begin with prefix
  * ("" = all).  tls as in the options.  The caller frees the strings and the
  * array.

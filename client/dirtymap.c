@@ -2,6 +2,12 @@
 /* What to pull.  Called by the thread that prefetches a pull's map, or by the
  * main thread.
  *
+ * The disk is asked for in pieces, of which several are under way at once, so
+ * that a far server's map comes in a few round trips.  How many those are
+ * follows what the last ones held: all their extents together are bounded, and
+ * what comes after a piece whose answer is short is dropped and asked for
+ * again, which must not happen often.
+ *
  * I7: in a dirty context doubt is dirty or an error, never clean.  A reply
  * that covers less than was asked for is asked on from where its shortest
  * list ends; a context without an answer is an error of blk-nbd.
@@ -11,14 +17,23 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "blk-nbd.h"
+#include "clock.h"
 #include "dirtymap.h"
 #include "range.h"
 
-/* Extents of one request that are looked at; the rest is asked for again. */
+/* What one request is about: fits 32 bits and is a multiple of any cluster. */
+#define PIECE UINT64_C (0xffe00000)
+/* Pieces that are asked for at once, at first and at most: with 256 of them a
+ * round trip brings a TiB.
+ */
+#define FIRST_DEPTH 4
+#define MAX_DEPTH 256
+/* Extents of all of them that are looked at; the rest is asked for again. */
 #define MAX_EXTENTS 65536
-/* Status of this much is asked for at once. */
-#define MAX_REQUEST (UINT64_C (1) << 40)
+/* A server that takes longer gets less to do at once: whoever watches the
+ * connection is not to take it for lost.
+ */
+#define SLOW_MS 1000
 
 static int
 emit (const struct dirty_rounder *r, uint64_t off, uint64_t len, bool is_zero,
@@ -92,11 +107,19 @@ dirty_rounder_end (struct dirty_rounder *r, uint64_t end,
   return close_cluster (r, end, runs);
 }
 
+/* One request: base:allocation, dirty. */
+struct piece {
+  struct extents lists[2];
+};
+
 struct dirty_map {
   struct dirty_map_options options;
+  size_t nr_lists;
   uint64_t size, off;
   struct dirty_rounder rounder;
-  struct extents lists[2];      /* base:allocation, dirty */
+  unsigned depth;               /* pieces of the next request */
+  struct blk_nbd_range ranges[MAX_DEPTH];
+  struct piece pieces[MAX_DEPTH];
 };
 
 int
@@ -109,32 +132,41 @@ dirty_map_new (const struct dirty_map_options *options,
     return -ENOMEM;
   m->options = *options;
   if (!m->options.status)
-    m->options.status = blk_nbd_block_status;
+    m->options.status = blk_nbd_block_status_many;
+  m->nr_lists = options->is_incremental ? 2 : 1;
   m->size = blk_size (options->blk);
   m->off = options->start;
+  m->depth = FIRST_DEPTH;
   m->rounder.cluster_size = options->cluster_size;
   m->rounder.skip_zero = options->skip_zero;
-  extents_init (&m->lists[0], MAX_EXTENTS);
-  extents_init (&m->lists[1], MAX_EXTENTS);
   *ret = m;
   return 0;
+}
+
+static void
+free_pieces (struct dirty_map *m)
+{
+  size_t i, j;
+
+  for (i = 0; i < MAX_DEPTH; i++)
+    for (j = 0; j < m->nr_lists; j++)
+      extents_free (&m->pieces[i].lists[j]);
 }
 
 void
 dirty_map_free (struct dirty_map *m)
 {
-  if (!m)
-    return;
-  extents_free (&m->lists[0]);
-  extents_free (&m->lists[1]);
+  if (m)
+    free_pieces (m);
   free (m);
 }
 
 /* Walk both lists side by side from m->off to end. */
 static int
-add_lists (struct dirty_map *m, uint64_t end, struct dirty_runs *runs)
+add_lists (struct dirty_map *m, const struct piece *p, uint64_t end,
+           struct dirty_runs *runs)
 {
-  const struct extent *zero = m->lists[0].ptr, *dirty = m->lists[1].ptr;
+  const struct extent *zero = p->lists[0].ptr, *dirty = p->lists[1].ptr;
   uint64_t next;
   int r = 0;
 
@@ -155,34 +187,96 @@ add_lists (struct dirty_map *m, uint64_t end, struct dirty_runs *runs)
   return r;
 }
 
-int
-dirty_map_next (struct dirty_map *m, struct dirty_runs *runs,
-                struct error *err)
+/* Ask for what follows m->off. */
+static int
+ask (struct dirty_map *m, size_t *ret_nr, struct error *err)
 {
-  size_t nr_lists = m->options.is_incremental ? 2 : 1, i;
-  uint64_t len = MIN (m->size - m->off, MAX_REQUEST), covered;
+  uint64_t off = m->off;
+  size_t nr, j;
   int r;
 
-  if (len == 0) {
-    if (dirty_rounder_end (&m->rounder, m->size, runs) < 0)
-      return error_set_errno (err, ENOMEM, "map");
-    return 0;
+  free_pieces (m);
+  for (nr = 0; nr < m->depth && off < m->size; nr++) {
+    m->ranges[nr] = (struct blk_nbd_range) {
+      .off = off, .len = MIN (m->size - off, PIECE),
+      .lists = m->pieces[nr].lists,
+    };
+    for (j = 0; j < m->nr_lists; j++)
+      extents_init (&m->pieces[nr].lists[j], MAX_EXTENTS / m->depth);
+    off += m->ranges[nr].len;
   }
-  for (i = 0; i < nr_lists; i++)
-    extents_clear (&m->lists[i]);
-  r = m->options.status (m->options.blk, len, m->off, m->lists, nr_lists);
-  if (r < 0)
-    return error_set_errno (err, -r, "%s: block status at offset %ju",
-                            m->options.blk->name, (uintmax_t) m->off);
-  for (i = 0; i < nr_lists; i++) {
-    covered = extents_length (&m->lists[i]);
-    if (covered == 0 || m->lists[i].ptr[0].off != m->off)
+  *ret_nr = nr;
+  r = m->options.status (m->options.blk, m->ranges, nr, m->nr_lists);
+  return r < 0 ? error_set_errno (err, -r, "%s: block status at offset %ju",
+                                  m->options.blk->name, (uintmax_t) m->off)
+    : 0;
+}
+
+/* Take piece i, which begins at m->off.  1, 0 if its answer is short, -errno.
+ */
+static int
+take (struct dirty_map *m, size_t i, struct dirty_runs *runs,
+      struct error *err)
+{
+  const struct piece *p = &m->pieces[i];
+  uint64_t len = m->ranges[i].len, covered;
+  size_t j;
+
+  for (j = 0; j < m->nr_lists; j++) {
+    covered = extents_length (&p->lists[j]);
+    if (covered == 0 || p->lists[j].ptr[0].off != m->off)
       return error_set (err, EPROTO, "%s: the server's block status does not "
                         "cover offset %ju", m->options.blk->name,
                         (uintmax_t) m->off);
     len = MIN (len, covered);
   }
-  if (add_lists (m, m->off + len, runs) < 0)
+  if (add_lists (m, p, m->off + len, runs) < 0)
     return error_set_errno (err, ENOMEM, "map");
+  return len == m->ranges[i].len;
+}
+
+/* The most extents of one list of the first nr pieces. */
+static size_t
+most_extents (const struct dirty_map *m, size_t nr)
+{
+  size_t i, j, most = 1;
+
+  for (i = 0; i < nr; i++)
+    for (j = 0; j < m->nr_lists; j++)
+      most = MAX (most, m->pieces[i].lists[j].len);
+  return most;
+}
+
+/* nr pieces have been taken, perhaps the last of them in part. */
+static void
+set_depth (struct dirty_map *m, size_t nr, bool is_short, int64_t ms)
+{
+  size_t fit = MAX (MAX_EXTENTS / (2 * most_extents (m, nr)), 1);
+  size_t next = is_short || ms > SLOW_MS ? MAX (nr / 2, 1) : 2 * m->depth;
+
+  m->depth = (unsigned) MIN (MIN (next, fit), MAX_DEPTH);
+}
+
+int
+dirty_map_next (struct dirty_map *m, struct dirty_runs *runs,
+                struct error *err)
+{
+  int64_t start = clock_ms ();
+  size_t nr, i;
+  int r;
+
+  if (m->off == m->size) {
+    if (dirty_rounder_end (&m->rounder, m->size, runs) < 0)
+      return error_set_errno (err, ENOMEM, "map");
+    return 0;
+  }
+  r = ask (m, &nr, err);
+  if (r < 0)
+    return r;
+  for (i = 0, r = 1; i < nr && r > 0; i++)
+    r = take (m, i, runs, err);
+  if (r < 0)
+    return r;
+  set_depth (m, i, r == 0, clock_ms () - start);
   return 1;
 }

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "blk.h"
+#include "blk-nbd.h"
 #include "error.h"
 #include "extents.h"
 #include "vector.h"
@@ -51,17 +51,17 @@ struct dirty_map_options {
   uint64_t cluster_size;
   bool skip_zero;
   uint64_t start;               /* leave out what is before; at a cluster */
-  /* How to ask for it, as blk_nbd_block_status; NULL = that. */
-  int (*status) (struct blk *blk, uint64_t len, uint64_t off,
-                 struct extents *lists, size_t nr_lists);
+  /* How to ask for it, as blk_nbd_block_status_many; NULL = that. */
+  int (*status) (struct blk *blk, const struct blk_nbd_range *ranges,
+                 size_t nr, size_t nr_lists);
 };
 
 int dirty_map_new (const struct dirty_map_options *options,
                    struct dirty_map **ret);
 void dirty_map_free (struct dirty_map *m);
 
-/* Append the runs of the next piece of the disk.  1, or 0 at the end, -errno
- * with *err set.  One thread at a time.
+/* Append the runs of the next part of the disk, as much as is asked for at
+ * once.  1, or 0 at the end, -errno with *err set.  One thread at a time.
  */
 int dirty_map_next (struct dirty_map *m, struct dirty_runs *runs,
                     struct error *err);

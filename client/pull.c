@@ -83,6 +83,7 @@ struct pull {
   /* Protected by lock. */
   struct dirty_runs ready;
   bool has_ready, at_end, is_stopping;
+  bool is_hungry;               /* the engine waits for a batch */
   struct error map_error;
   struct offsets handled;       /* items whose hash is known, or that are zero,
                                    and that are not yet in the image */
@@ -99,13 +100,25 @@ struct pull {
   pthread_cond_t save_cond;     /* the saver has something to look at */
 };
 
+/* Is the engine to wait until the batch is full?  Where little is dirty much of
+ * the map has to be read for that, and data can flow meanwhile.
+ */
+static bool
+is_batch_due (struct pull *p, const struct dirty_runs *runs)
+{
+  if (runs->len == 0 || runs->len >= BATCH_RUNS)
+    return runs->len > 0;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&p->lock);
+  return p->is_hungry;
+}
+
 /* Collect a batch: 1, 0 at the end, -errno. */
 static int
 fill_batch (struct pull *p, struct dirty_runs *runs, struct error *err)
 {
   int r = 1;
 
-  while (r > 0 && runs->len < BATCH_RUNS) {
+  while (r > 0 && !is_batch_due (p, runs)) {
     if (__atomic_load_n (p->options->cancel, __ATOMIC_RELAXED))
       return -ECANCELED;
     r = dirty_map_next (p->map, runs, err);
@@ -160,8 +173,11 @@ take_batch (struct pull *p)
   dirty_runs_reset (&p->batch);
   p->pos = 0;
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&p->lock);
-  while (!p->has_ready && !p->at_end)
+  while (!p->has_ready && !p->at_end) {
+    p->is_hungry = true;
     lock_wait (&p->lock, &p->cond);
+  }
+  p->is_hungry = false;
   if (p->has_ready) {
     p->batch = p->ready;
     memset (&p->ready, 0, sizeof p->ready);

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #include "bandwidth.h"
-#include "blk.h"
+#include "blk-nbd.h"
 #include "blk-qcow2.h"
 #include "error.h"
 #include "point.h"
@@ -34,9 +34,9 @@ struct pull_options {
   uint64_t memory;              /* bytes, for the buffers of the copy engine */
   const volatile bool *cancel;
   struct bandwidth *bandwidth;  /* of what is read */
-  /* How to ask for the map, as blk_nbd_block_status; NULL = that. */
-  int (*status) (struct blk *blk, uint64_t len, uint64_t off,
-                 struct extents *lists, size_t nr_lists);
+  /* How to ask for the map, as blk_nbd_block_status_many; NULL = that. */
+  int (*status) (struct blk *blk, const struct blk_nbd_range *ranges,
+                 size_t nr, size_t nr_lists);
 
   /* NULL, or go on: the two files are there and in this state. */
   const struct sums_state *resume;

@@ -376,25 +376,33 @@ wire_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
   return r;
 }
 
+static void
+clear_lists (const struct blk_nbd_range *ranges, size_t nr, size_t nr_lists)
+{
+  size_t i, j;
+
+  for (i = 0; i < nr; i++)
+    for (j = 0; j < nr_lists; j++)
+      extents_clear (&ranges[i].lists[j]);
+}
+
 int
-wire_block_status (struct blk *blk, uint64_t len, uint64_t off,
-                   struct extents *lists, size_t nr_lists)
+wire_block_status (struct blk *blk, const struct blk_nbd_range *ranges,
+                   size_t nr, size_t nr_lists)
 {
   struct wire *w = wire_of (blk);
   struct line *line;
-  size_t i;
   int r;
 
   do {
     r = use (w, &line);
     if (r < 0)
       return r;
-    r = blk_nbd_block_status (line->blk, len, off, lists, nr_lists);
+    r = blk_nbd_block_status_many (line->blk, ranges, nr, nr_lists);
     if (!is_loss (r))
       note_arrival (w);
     else
-      for (i = 0; i < nr_lists; i++)
-        extents_clear (&lists[i]);
+      clear_lists (ranges, nr, nr_lists);
     let_go (w, line, is_loss (r));
   } while (is_loss (r));
   return r;

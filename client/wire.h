@@ -5,7 +5,7 @@
 #ifndef TIDEMARK_WIRE_H
 #define TIDEMARK_WIRE_H
 
-#include "blk.h"
+#include "blk-nbd.h"
 #include "error.h"
 
 struct wire_options {
@@ -33,9 +33,9 @@ int wire_open (const struct wire_options *options, struct blk **ret,
  */
 void wire_cancel (void *opaque);
 
-/* As blk_nbd_block_status. */
-int wire_block_status (struct blk *blk, uint64_t len, uint64_t off,
-                       struct extents *lists, size_t nr_lists);
+/* As blk_nbd_block_status_many, of lists that are empty. */
+int wire_block_status (struct blk *blk, const struct blk_nbd_range *ranges,
+                       size_t nr, size_t nr_lists);
 
 /* What was read of this range is stored and will not be asked for again: the
  * server need not keep it.  Advice, whose failure does not show.

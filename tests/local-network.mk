@@ -2,3 +2,6 @@
 SCRIPT_TESTS += test-relay.sh
 UNIT_TESTS += unit/test-window
 unit_test_window_SOURCES = unit/test-window.c
+UNIT_TESTS += unit/test-nbd-status
+unit_test_nbd_status_SOURCES = unit/test-nbd-status.c unit/fake-nbd.c \
+	unit/fake-nbd.h

@@ -23,7 +23,7 @@ for case in full far-incremental very-far-incremental incremental write \
         fail "$case: $(cat "$tmp/got")"
     grep -q "^$case:" "$tmp/out" || fail "no table of $case"
 done
-for case in store-open store-point store-bytes; do
+for case in store-open store-point store-bytes far-clean; do
     grep -q "'$case': \[('tidemark', " "$tmp/got" ||
         fail "$case: $(cat "$tmp/got")"
 done

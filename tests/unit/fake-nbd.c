@@ -32,6 +32,8 @@ struct fake_nbd {
   bool has_request, is_stopping;
   uint8_t *buf;
   unsigned nr_contexts;
+  uint8_t held[FAKE_NBD_GROUP][28];     /* requests that wait for more */
+  unsigned nr_held;
 };
 
 static bool
@@ -195,6 +197,28 @@ reply_status (struct fake_nbd *f, int fd, const uint8_t *request, uint64_t off,
   return chunk (f, fd, request, true, 0, NULL, 0);
 }
 
+/* When there are enough of them, all together. */
+static bool
+reply_status_later (struct fake_nbd *f, int fd, const uint8_t *request)
+{
+  const uint8_t error[6] = { 0, 0, 0, 5 };      /* EIO, no message */
+  bool ok = true;
+
+  memcpy (f->held[f->nr_held++], request, 28);
+  if (f->nr_held < FAKE_NBD_GROUP)
+    return true;
+  while (ok && f->nr_held > 0) {
+    const uint8_t *r = f->held[--f->nr_held];
+    uint64_t off = load_be64 (r + 16);
+
+    if (f->lie == FAKE_FAILED_STATUS && off >= FAKE_NBD_SIZE / 2)
+      ok = chunk (f, fd, r, true, 0x8001, error, sizeof error);
+    else
+      ok = reply_status (f, fd, r, off, load_be32 (r + 24));
+  }
+  return ok;
+}
+
 static void
 note_request (struct fake_nbd *f)
 {
@@ -225,6 +249,8 @@ serve (struct fake_nbd *f, int fd)
       continue;
     if (type == 0)
       ok = reply_read (f, fd, request, off, len);
+    else if (type == 7 && f->lie >= FAKE_LAST_FIRST)
+      ok = reply_status_later (f, fd, request);
     else if (type == 7)
       ok = reply_status (f, fd, request, off, len);
     else

@@ -21,7 +21,12 @@ enum fake_nbd_lie {
   FAKE_BAD_MAGIC,
   FAKE_ODD_SIZE,                /* not a multiple of its minimum block */
   FAKE_ONE_CLIENT,              /* says multi-conn, never accepts a second */
+  FAKE_LAST_FIRST,              /* no lie: block status requests are answered
+                                   FAKE_NBD_GROUP at a time, the last first */
+  FAKE_FAILED_STATUS,           /* likewise; that of the second half fails */
 };
+
+#define FAKE_NBD_GROUP 8
 
 struct fake_nbd;
 

@@ -630,6 +630,10 @@ test_cancel (void **state)
 static void
 test_retry (void **state)
 {
+  struct extents lists[2];
+  const struct blk_nbd_range ranges[2] = {
+    { 0, MIB, &lists[0] }, { MIB, MIB, &lists[1] },
+  };
   struct blk *blk;
   struct nbd_blk *s;
   char c;
@@ -642,6 +646,13 @@ test_retry (void **state)
   s = (struct nbd_blk *) blk;
   for (i = 0; i + 1 < s->nr_conns; i++)
     shutdown (nbd_aio_get_fd (s->conns[i]->h), SHUT_RDWR);
+  for (i = 0; i < 2; i++)
+    extents_init (&lists[i], 1);
+  assert_int_equal (blk_nbd_block_status_many (blk, ranges, 2, 1), 0);
+  for (i = 0; i < 2; i++) {
+    assert_int_equal (lists[i].ptr[0].off, i * MIB);
+    extents_free (&lists[i]);
+  }
   for (i = 0; i < 20; i++)
     assert_int_equal (blk_pread (blk, &c, 1, i * 8 + 7, 0), 0);
   blk_close (blk);
