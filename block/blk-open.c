@@ -82,6 +82,7 @@ blk_open (const struct blk_open_options *o, struct blk **ret,
   if (r == 0 && !is_raw) {
     struct qcow2_open_options options = {
       .is_read_only = o->is_read_only, .allow_backing = o->allow_backing,
+      .cache = o->cache,
     };
     struct blk *file = blk;
 

@@ -5,6 +5,7 @@
 
 #include <sys/stat.h>
 
+#include "blk-qcow2.h"
 #include "blk.h"
 
 struct blk_open_options {
@@ -13,6 +14,7 @@ struct blk_open_options {
                                    probed: a guest can write any header. */
   bool is_read_only;
   bool allow_backing;           /* qcow2: follow the files that it names */
+  struct qcow2_cache_sizes cache;       /* qcow2 */
   bool no_lock;                 /* files: do not lock */
   const char *node_name;        /* NULL = from file */
   /* If not NULL: what is known of a file once it is locked, and before the

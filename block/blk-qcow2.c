@@ -22,10 +22,8 @@
 #include "qcow2.h"
 #include "range.h"
 
-/* Memory for metadata of a node, bytes. */
-#define CACHE_READ (UINT64_C (2) << 20)
-#define CACHE_WRITE (UINT64_C (16) << 20)
-#define CACHE_DIRTY (UINT64_C (16) << 20)
+/* Buckets of the table of slices. */
+#define MAX_BUCKETS (1u << 16)
 
 static int
 qcow2_flush (struct blk *blk)
@@ -74,10 +72,9 @@ const struct blk_driver qcow2_driver = {
 };
 
 static void
-set_geometry (struct qcow2 *q, bool is_read_only)
+set_geometry (struct qcow2 *q)
 {
   const struct qcow2_header *h = &q->header;
-  uint64_t bytes = is_read_only ? CACHE_READ : CACHE_WRITE;
 
   q->cluster_bits = h->cluster_bits;
   q->cluster_size = 1u << h->cluster_bits;
@@ -90,18 +87,42 @@ set_geometry (struct qcow2 *q, bool is_read_only)
   q->l2_bits = h->cluster_bits - q->l2_entry_bits;
   q->refblock_bits = h->cluster_bits + 3 - h->refcount_order;
   q->slice_bits = MIN (h->cluster_bits, QCOW2_MAX_SLICE_BITS);
-  q->max_clean = bytes >> q->slice_bits;
-  q->max_dirty = CACHE_DIRTY >> q->slice_bits;
   q->blk.cluster_size = q->cluster_size;
   q->blk.block_size = q->file->block_size;
 }
 
+/* The empty cache. */
+static int
+make_cache (struct qcow2 *q, const struct qcow2_cache_sizes *sizes,
+            bool is_read_only, struct error *err)
+{
+  size_t nr;
+
+  if (qcow2_cache_set (sizes, &q->header, q->slice_bits, is_read_only,
+                       &q->limits, err) < 0)
+    return -EINVAL;
+  nr = q->limits.max_slices[QCOW2_L2];
+  if (!is_read_only)
+    nr += q->limits.max_slices[QCOW2_REFCOUNT];
+  q->nr_buckets = 1;
+  while (q->nr_buckets < nr && q->nr_buckets < MAX_BUCKETS)
+    q->nr_buckets *= 2;
+  q->hash = calloc (q->nr_buckets, sizeof *q->hash);
+  if (!q->hash) {
+    q->nr_buckets = 0;
+    return error_set_errno (err, ENOMEM, "%s", q->blk.name);
+  }
+  return 0;
+}
+
 int
 qcow2_new (struct blk *file, const struct qcow2_header *h, bool is_read_only,
-           struct qcow2 **ret, struct error *err)
+           const struct qcow2_cache_sizes *cache, struct qcow2 **ret,
+           struct error *err)
 {
   unsigned can = BLK_CAN_EXTENTS | BLK_CAN_MULTI_CONN;
   struct qcow2 *q = calloc (1, sizeof *q);
+  int error;
 
   if (is_read_only)
     can |= BLK_IS_READ_ONLY;
@@ -119,17 +140,15 @@ qcow2_new (struct blk *file, const struct qcow2_header *h, bool is_read_only,
   }
   q->file = q->data = file;
   q->header = *h;
-  set_geometry (q, is_read_only);
+  set_geometry (q);
   lock_init (&q->lock, LOCK_RANK_FORMAT);
   cond_init (&q->changed);
   reqlist_init (&q->claims);
-  q->hash = calloc (q->max_clean, sizeof *q->hash);
-  if (!q->hash) {
-    error_set_errno (err, ENOMEM, "%s", q->blk.name);
+  error = make_cache (q, cache, is_read_only, err);
+  if (error < 0) {
     qcow2_destroy (q);
-    return -ENOMEM;
+    return error;
   }
-  q->nr_buckets = q->max_clean;         /* a power of two */
   *ret = q;
   return 0;
 }
@@ -327,7 +346,8 @@ qcow2_open_layer (struct blk *file, const struct qcow2_open_options *options,
       == QCOW2_INCOMPAT_DIRTY)
     error = mend_dirty (file, &h, err);
   if (error == 0)
-    error = qcow2_new (file, &h, options->is_read_only, &q, err);
+    error = qcow2_new (file, &h, options->is_read_only, &options->cache, &q,
+                       err);
   else
     blk_close (file);
   if (error < 0) {

@@ -7,6 +7,19 @@
 
 #define QCOW2_DEFAULT_CLUSTER_SIZE 65536
 
+/* Bounds of an image's metadata in memory, bytes: of L2 tables and refcount
+ * blocks together, and of each.  At most two may be given; less than the least
+ * (2 slices of L2 tables, 4 clusters of refcounts) stands for that.
+ */
+struct qcow2_cache_sizes {
+  bool has_total, has_l2, has_refcount;
+  uint64_t total, l2, refcount;
+};
+
+/* Can they be together?  0, or -EINVAL with *err set to what QEMU says. */
+int qcow2_cache_check (const struct qcow2_cache_sizes *sizes,
+                       struct error *err);
+
 struct qcow2_open_options {
   bool is_read_only;
   /* For writing: go on with an image that was being made when it was last
@@ -15,6 +28,7 @@ struct qcow2_open_options {
    */
   bool is_append;
   int compression_level;        /* of BLK_COMPRESS; 0 = the library's default */
+  struct qcow2_cache_sizes cache;       /* of this layer */
   /* Follow the backing file and the data file that the header names.  Without
    * it an image that has one is refused: a guest may have written the header.
    */

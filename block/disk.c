@@ -340,6 +340,7 @@ disk_open (const struct disk_options *options, struct disk **ret,
     .format = options->format,
     .is_read_only = options->is_read_only,
     .allow_backing = options->allow_backing,
+    .cache = options->cache,
     .node_name = options->name,
   };
   struct statx st;

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "blk-qcow2.h"
 #include "blk.h"
 #include "cbw.h"
 #include "dirty.h"
@@ -27,6 +28,7 @@ struct disk_options {
   const char *format;           /* NULL = raw */
   bool is_read_only;
   bool allow_backing;
+  struct qcow2_cache_sizes cache;       /* of a qcow2 image */
   const char *scratch_dir;      /* NULL = cbw.h's default */
   uint64_t scratch_limit;
   enum cbw_on_error on_scratch_error;

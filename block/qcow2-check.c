@@ -660,6 +660,7 @@ blk_qcow2_check (struct blk *file, const struct qcow2_check_options *options,
     .options = options, .result = ret, .err = err,
     .window = options->window ? options->window : WINDOW,
   };
+  const struct qcow2_cache_sizes cache = { .has_total = false };
   struct qcow2_header h;
   int error, r;
 
@@ -671,7 +672,7 @@ blk_qcow2_check (struct blk *file, const struct qcow2_check_options *options,
     blk_close (file);
     return error;
   }
-  error = qcow2_new (file, &h, true, &c.q, err);
+  error = qcow2_new (file, &h, true, &cache, &c.q, err);
   if (error < 0)
     return error;
   c.window = round_up (c.window, per_block (&c));

@@ -94,32 +94,45 @@ compare (const void *va, const void *vb)
   return a->place < b->place ? -1 : a->place > b->place;
 }
 
-/* Nothing has changed if this fails. */
 static int
-snapshot (struct qcow2 *q, struct commit *c)
+snapshot_slices (const struct qcow2 *q, enum qcow2_kind kind,
+                 struct commit *c)
 {
   struct qcow2_slice *s;
   struct dirty_slice *d;
   int error;
 
-  lock_assert_held (&q->lock);
-  c->slices = malloc (MAX (q->dirty.len, 1) * sizeof *c->slices);
-  if (!c->slices)
-    return -ENOMEM;
-  for (s = q->dirty.first; s; s = s->next) {
-    if (s->kind == QCOW2_REFCOUNT ? c->is_lazy : c->is_lowering)
-      continue;
+  for (s = q->dirty[kind].first; s; s = s->next) {
     d = &c->slices[c->nr++];
     *d = (struct dirty_slice) {
       .slice = s, .buf = s->buf, .lo = s->dirty_lo, .hi = s->dirty_hi,
     };
-    error = qcow2_meta_place (q, s->kind, s->index, &d->place);
+    error = qcow2_meta_place (q, kind, s->index, &d->place);
     if (error < 0)
       return error;
     assert (d->place != 0);
   }
-  if (c->is_lowering)
-    return 0;
+  return 0;
+}
+
+/* Nothing has changed if this fails. */
+static int
+snapshot (struct qcow2 *q, struct commit *c)
+{
+  size_t nr = q->dirty[QCOW2_L2].len + q->dirty[QCOW2_REFCOUNT].len;
+  int error = 0;
+
+  lock_assert_held (&q->lock);
+  c->slices = malloc (MAX (nr, 1) * sizeof *c->slices);
+  if (!c->slices)
+    return -ENOMEM;
+  if (!c->is_lazy)
+    error = snapshot_slices (q, QCOW2_REFCOUNT, c);
+  if (error < 0 || c->is_lowering)
+    return error;
+  error = snapshot_slices (q, QCOW2_L2, c);
+  if (error < 0)
+    return error;
   if (copy_table (&q->l1, &c->l1) < 0
       || copy_table (&q->reftable, &c->reftable) < 0)
     return -ENOMEM;
@@ -135,7 +148,7 @@ take_snapshot (struct qcow2 *q, struct commit *c)
     struct qcow2_slice *s = c->slices[i].slice;
 
     c->slices[i].buf->refs++;
-    qcow2_meta_list_remove (&q->dirty, s);
+    qcow2_meta_list_remove (&q->dirty[s->kind], s);
     s->is_dirty = false;
     s->is_writing = true;
   }
@@ -280,7 +293,7 @@ slice_written (struct qcow2 *q, const struct dirty_slice *d, bool is_failed)
   s->is_writing = false;
   qcow2_buf_unref (d->buf);
   if (is_failed && !s->is_dirty) {
-    qcow2_meta_list_add (&q->dirty, s);
+    qcow2_meta_list_add (&q->dirty[s->kind], s);
     s->is_dirty = true;
     s->dirty_lo = d->lo;
     s->dirty_hi = d->hi;
@@ -288,7 +301,7 @@ slice_written (struct qcow2 *q, const struct dirty_slice *d, bool is_failed)
     s->dirty_lo = MIN (s->dirty_lo, d->lo);
     s->dirty_hi = MAX (s->dirty_hi, d->hi);
   } else if (!s->is_dirty)
-    qcow2_meta_list_add (&q->clean, s);
+    qcow2_meta_list_add (&q->clean[s->kind], s);
 }
 
 static void
@@ -320,29 +333,6 @@ take_back (struct qcow2 *q, struct commit *c)
   keep_frees (q, c, 0);
 }
 
-/* Nothing on stable storage uses them any more, and no operation that began
- * before that was so is left: give the clusters back.
- */
-static int
-apply_frees (struct qcow2 *q, struct commit *c)
-{
-  unsigned old = q->epoch & 1;
-  int error = 0;
-  size_t i;
-
-  q->epoch++;
-  while (q->nr_ops[old] > 0)
-    lock_wait (&q->lock, &q->changed);
-  for (i = 0; i < c->frees.len; i++) {
-    error = qcow2_refcount_drop (q, c->frees.ptr[i].host,
-                                 c->frees.ptr[i].len);
-    if (error < 0)
-      break;
-  }
-  keep_frees (q, c, i);
-  return error;
-}
-
 static void
 commit_free (struct commit *c)
 {
@@ -355,7 +345,8 @@ commit_free (struct commit *c)
 static bool
 is_clean (const struct qcow2 *q, bool is_flush)
 {
-  return q->dirty.len == 0 && q->l1.dirty_lo == q->l1.dirty_hi
+  return q->dirty[QCOW2_L2].len == 0 && q->dirty[QCOW2_REFCOUNT].len == 0
+    && q->l1.dirty_lo == q->l1.dirty_hi
     && q->reftable.dirty_lo == q->reftable.dirty_hi && q->frees.len == 0
     && (q->is_valid || !is_flush);
 }
@@ -380,6 +371,48 @@ write_snapshot (struct qcow2 *q, struct commit *c)
     take_back (q, c);
   else
     q->is_valid |= c->is_header_due;
+  return error;
+}
+
+/* Give back the clusters from *next on, and write it, as far as the cache has
+ * room for what that changes.
+ */
+static int
+lower_some (struct qcow2 *q, const struct commit *c, size_t *next)
+{
+  const size_t max = q->limits.max_dirty[QCOW2_REFCOUNT];
+  struct commit lowering = { .is_lowering = true, .is_lazy = c->is_lazy };
+  const struct qcow2_free *f;
+  int error = 0;
+
+  do {
+    f = &c->frees.ptr[*next];
+    error = qcow2_refcount_drop (q, f->host, f->len);
+    if (error < 0)
+      return error;
+  } while (++*next < c->frees.len
+           && (c->is_lazy || q->dirty[QCOW2_REFCOUNT].len < max));
+  error = write_snapshot (q, &lowering);
+  commit_free (&lowering);
+  return error;
+}
+
+/* Nothing on stable storage uses them any more, and no operation that began
+ * before that was so is left: give the clusters back.
+ */
+static int
+apply_frees (struct qcow2 *q, struct commit *c)
+{
+  unsigned old = q->epoch & 1;
+  size_t next = 0;
+  int error = 0;
+
+  q->epoch++;
+  while (q->nr_ops[old] > 0)
+    lock_wait (&q->lock, &q->changed);
+  while (error == 0 && next < c->frees.len)
+    error = lower_some (q, c, &next);
+  keep_frees (q, c, next);
   return error;
 }
 
@@ -411,23 +444,15 @@ mark_dirty (struct qcow2 *q, bool is_dirty)
   return error;
 }
 
-static bool
-has_dirty_refcounts (const struct qcow2 *q)
-{
-  const struct qcow2_slice *s;
-
-  for (s = q->dirty.first; s && s->kind != QCOW2_REFCOUNT; s = s->next)
-    ;
-  return s != NULL;
-}
-
 /* A new refcount table must not become known before its blocks, nor may the old
- * one be given back before that: then nothing is left out.
+ * one be given back before that: then nothing is left out.  Nor is it if that
+ * could change more blocks than the cache has room for.
  */
 static bool
 can_be_lazy (const struct qcow2 *q)
 {
   return q->is_lazy && !q->is_reftable_moved
+    && q->frees.len <= q->limits.max_dirty[QCOW2_REFCOUNT]
     && q->reftable.dirty_lo == q->reftable.dirty_hi;
 }
 
@@ -439,22 +464,17 @@ commit_locked (struct qcow2 *q, enum extent_of_commit how)
     .is_ordered = q->is_valid, .is_header_due = !q->is_valid && is_flush,
     .is_lazy = how == COMMIT_FLUSH && can_be_lazy (q),
   };
-  struct commit lowering = { .is_lowering = true, .is_lazy = c.is_lazy };
   int error = 0;
 
-  if (c.is_lazy && (q->frees.len > 0 || has_dirty_refcounts (q)))
+  if (c.is_lazy && (q->frees.len > 0 || q->dirty[QCOW2_REFCOUNT].len > 0))
     error = mark_dirty (q, true);
   if (error == 0 && c.is_lazy)
-    c.is_lazy = lowering.is_lazy = can_be_lazy (q);
+    c.is_lazy = can_be_lazy (q);
   if (error == 0)
     error = write_snapshot (q, &c);
-  if (error == 0 && c.frees.len > 0) {
+  if (error == 0 && c.frees.len > 0)
     error = apply_frees (q, &c);
-    if (error == 0)
-      error = write_snapshot (q, &lowering);
-  }
   commit_free (&c);
-  commit_free (&lowering);
   return error;
 }
 

@@ -287,6 +287,7 @@ int
 blk_qcow2_create (struct blk *file, const struct qcow2_create_options *options,
                   struct blk **ret, struct error *err)
 {
+  const struct qcow2_cache_sizes cache = { .has_total = false };
   struct qcow2_header h;
   struct qcow2 *q;
   int error;
@@ -297,7 +298,7 @@ blk_qcow2_create (struct blk *file, const struct qcow2_create_options *options,
   if (error == 0)
     error = check_header (&h, file->name, err);
   if (error == 0)
-    error = qcow2_new (file, &h, false, &q, err);
+    error = qcow2_new (file, &h, false, &cache, &q, err);
   else
     blk_close (file);
   if (error < 0) {

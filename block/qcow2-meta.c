@@ -137,6 +137,15 @@ slice_free (struct qcow2_slice *s)
   free (s);
 }
 
+/* Out of the cache. */
+static void
+forget (struct qcow2 *q, struct qcow2_slice *s)
+{
+  hash_remove (q, s);
+  q->nr_slices[s->kind]--;
+  slice_free (s);
+}
+
 static struct qcow2_buf *
 buf_new (const struct qcow2 *q)
 {
@@ -148,17 +157,18 @@ buf_new (const struct qcow2 *q)
   return buf;
 }
 
-/* Drop the clean slices that were not used for longest. */
+/* Make room for one more: drop the clean slices that were not used for
+ * longest.
+ */
 static void
-shrink (struct qcow2 *q)
+shrink (struct qcow2 *q, enum qcow2_kind kind)
 {
   struct qcow2_slice *s;
 
-  while (q->clean.len >= q->max_clean) {
-    s = q->clean.last;
-    qcow2_meta_list_remove (&q->clean, s);
-    hash_remove (q, s);
-    slice_free (s);
+  while (q->nr_slices[kind] >= q->limits.max_slices[kind]
+         && (s = q->clean[kind].last)) {
+    qcow2_meta_list_remove (&q->clean[kind], s);
+    forget (q, s);
   }
 }
 
@@ -202,6 +212,7 @@ slice_new (struct qcow2 *q, enum qcow2_kind kind, uint64_t index)
   p = bucket (q, kind, index);
   s->hash_next = *p;
   *p = s;
+  q->nr_slices[kind]++;
   return s;
 }
 
@@ -213,7 +224,7 @@ load (struct qcow2 *q, enum qcow2_kind kind, uint64_t index, uint64_t place,
   struct qcow2_slice *s;
   int error;
 
-  shrink (q);
+  shrink (q, kind);
   s = slice_new (q, kind, index);
   if (!s)
     return -ENOMEM;
@@ -227,11 +238,10 @@ load (struct qcow2 *q, enum qcow2_kind kind, uint64_t index, uint64_t place,
   s->is_loading = false;
   pthread_cond_broadcast (&q->changed);
   if (error < 0) {
-    hash_remove (q, s);
-    slice_free (s);
+    forget (q, s);
     return error;
   }
-  qcow2_meta_list_add (&q->clean, s);
+  qcow2_meta_list_add (&q->clean[kind], s);
   *ret = s;
   return 0;
 }
@@ -239,10 +249,12 @@ load (struct qcow2 *q, enum qcow2_kind kind, uint64_t index, uint64_t place,
 static void
 touch (struct qcow2 *q, struct qcow2_slice *s)
 {
-  if (s->is_dirty || s->is_writing || q->clean.first == s)
+  struct qcow2_slice_list *clean = &q->clean[s->kind];
+
+  if (s->is_dirty || s->is_writing || clean->first == s)
     return;
-  qcow2_meta_list_remove (&q->clean, s);
-  qcow2_meta_list_add (&q->clean, s);
+  qcow2_meta_list_remove (clean, s);
+  qcow2_meta_list_add (clean, s);
 }
 
 int
@@ -310,8 +322,8 @@ qcow2_meta_dirty (struct qcow2 *q, struct qcow2_slice *s, uint32_t lo,
     return 0;
   }
   if (!s->is_writing)
-    qcow2_meta_list_remove (&q->clean, s);
-  qcow2_meta_list_add (&q->dirty, s);
+    qcow2_meta_list_remove (&q->clean[s->kind], s);
+  qcow2_meta_list_add (&q->dirty[s->kind], s);
   s->is_dirty = true;
   s->dirty_lo = lo;
   s->dirty_hi = hi;

@@ -79,7 +79,7 @@ qcow2_step_prepare (struct qcow2 *q)
   }
   if (q->is_corrupt)
     error = -EIO;
-  is_full = q->dirty.len >= q->max_dirty || q->frees.len >= MAX_FREES;
+  is_full = qcow2_cache_is_full (q) || q->frees.len >= MAX_FREES;
   lock_release (&q->lock);
   if (error == 0 && is_full)
     error = qcow2_commit (q, false);

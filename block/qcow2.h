@@ -5,6 +5,7 @@
  *   qcow2-header.c     the header and its extensions, checked and composed
  *   qcow2-backing.c    backing file and data file: names, formats, loops, depth
  *   qcow2-meta.c       cached slices of L2 tables and refcount blocks
+ *   qcow2-cache.c      how many of them
  *   qcow2-l2.c         guest clusters to host clusters, and changing that
  *   qcow2-refcount.c   host clusters: refcounts, allocation, reservations
  *   qcow2-overlap.c    where metadata is, so that no data is written there
@@ -155,6 +156,12 @@ struct qcow2_slice_list {
   size_t len;
 };
 
+/* How many slices of each kind are kept, the changed ones among them. */
+struct qcow2_cache_limits {
+  size_t max_slices[2];
+  size_t max_dirty[2];
+};
+
 /* A piece of host space set aside for guest clusters, not yet written. */
 struct qcow2_reservation {
   uint64_t off;                 /* guest */
@@ -226,8 +233,7 @@ struct qcow2 {
   bool has_backing;             /* unallocated is not zero */
   uint64_t backing_size;        /* UINT64_MAX if it is not known */
   struct qcow2_ranges protected;        /* tables of snapshots; ascending */
-  size_t max_clean;             /* slices */
-  size_t max_dirty;
+  struct qcow2_cache_limits limits;
 
   struct lock lock;
   /* Protected by lock. */
@@ -238,8 +244,10 @@ struct qcow2 {
   bool is_corrupt;              /* nothing is written any more */
   struct qcow2_slice **hash;
   size_t nr_buckets;            /* fixed after open; a power of two */
-  struct qcow2_slice_list clean;        /* last = least recently used */
-  struct qcow2_slice_list dirty;
+  /* By kind. */
+  size_t nr_slices[2];
+  struct qcow2_slice_list clean[2];     /* last = least recently used */
+  struct qcow2_slice_list dirty[2];
   struct qcow2_skip skips[2];   /* qcow2-skip.c */
   uint64_t read_end;            /* where the last read of a chain ended */
   struct reqlist claims;        /* guest ranges being changed */
@@ -295,6 +303,16 @@ qcow2_is_raw_external (const struct qcow2 *q)
     && (q->header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
 }
 
+/* --- qcow2-cache.c */
+
+/* The limits of an image with header h and slices of 1 << slice_bits bytes. */
+int qcow2_cache_set (const struct qcow2_cache_sizes *sizes,
+                     const struct qcow2_header *h, unsigned slice_bits,
+                     bool is_read_only, struct qcow2_cache_limits *ret,
+                     struct error *err);
+/* True if changes of either kind have to be written before there are more. */
+bool qcow2_cache_is_full (const struct qcow2 *q);
+
 /* --- blk-qcow2.c */
 
 extern const struct blk_driver qcow2_driver;
@@ -303,7 +321,8 @@ extern const struct blk_driver qcow2_driver;
  * ownership of file, on failure too.
  */
 int qcow2_new (struct blk *file, const struct qcow2_header *h,
-               bool is_read_only, struct qcow2 **ret, struct error *err);
+               bool is_read_only, const struct qcow2_cache_sizes *cache,
+               struct qcow2 **ret, struct error *err);
 /* Free the object, its file and its backing file.  Writes nothing. */
 int qcow2_destroy (struct qcow2 *q);
 

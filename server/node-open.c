@@ -229,6 +229,32 @@ open_raw (struct opening *o, struct node *node, json_t *options,
 }
 
 static int
+get_cache_size (json_t *options, const char *name, bool *has, uint64_t *size,
+                struct error *err)
+{
+  int64_t value = qmp_args_int (options, name, 0);
+
+  *has = json_object_get (options, name) != NULL;
+  *size = (uint64_t) value;
+  return value >= 0 ? 0 : error_set (err, EINVAL, "Parameter '%s' expects a "
+                                     "non-negative number below 2^64", name);
+}
+
+static int
+get_cache_sizes (json_t *options, struct qcow2_cache_sizes *ret,
+                 struct error *err)
+{
+  int r;
+
+  r = get_cache_size (options, "cache-size", &ret->has_total, &ret->total,
+                      err);
+  if (r == 0)
+    r = get_cache_size (options, "l2-cache-size", &ret->has_l2, &ret->l2, err);
+  return r < 0 ? r : get_cache_size (options, "refcount-cache-size",
+                                     &ret->has_refcount, &ret->refcount, err);
+}
+
+static int
 open_qcow2 (struct opening *o, struct node *node, json_t *options,
             bool is_read_only, struct error *err)
 {
@@ -243,12 +269,12 @@ open_qcow2 (struct opening *o, struct node *node, json_t *options,
 
   if (r < 0)
     return r;
-  if (backing && !json_is_null (backing)) {
+  r = get_cache_sizes (options, &qcow2.cache, err);
+  if (r == 0 && backing && !json_is_null (backing))
     r = open_child (o, node, options, "backing", true, &qcow2.backing, err);
-    if (r < 0) {
-      blk_close (file);
-      return r;
-    }
+  if (r < 0) {
+    blk_close (file);
+    return r;
   }
   return blk_qcow2_open (file, &qcow2, &node->blk, err);
 }

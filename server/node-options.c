@@ -64,10 +64,10 @@ static const struct qmp_arg qcow2_args[] = {
   { "pass-discard-snapshot", QMP_BOOL, false },
   { "pass-discard-other", QMP_BOOL, false },
   { "overlap-check", QMP_ANY, false },
-  { "cache-size", QMP_UINT64, false },
-  { "l2-cache-size", QMP_UINT64, false },
+  { "cache-size", QMP_INT64, false },
+  { "l2-cache-size", QMP_INT64, false },
   { "l2-cache-entry-size", QMP_UINT64, false },
-  { "refcount-cache-size", QMP_UINT64, false },
+  { "refcount-cache-size", QMP_INT64, false },
   { "cache-clean-interval", QMP_UINT64, false },
   { NULL }
 };

@@ -149,6 +149,43 @@ check_disk_name (struct service *s, const char *name, struct error *err)
   return 0;
 }
 
+static int
+parse_size (const struct keyvals *kv, const char *what, const char *key,
+            bool *ret_has, uint64_t *ret, struct error *err)
+{
+  const char *value = keyvals_get (kv, key);
+
+  *ret_has = value != NULL;
+  if (value == NULL || size_parse (key, value, ret, err) == 0)
+    return 0;
+  error_prefix (err, "%s", what);
+  return -EINVAL;
+}
+
+/* How much of a qcow2 image's metadata is kept in memory. */
+static int
+parse_cache (const struct keyvals *kv, const char *what,
+             struct disk_options *o, struct error *err)
+{
+  struct qcow2_cache_sizes *c = &o->cache;
+
+  if (parse_size (kv, what, "cache-size", &c->has_total, &c->total, err) < 0
+      || parse_size (kv, what, "l2-cache-size", &c->has_l2, &c->l2, err) < 0
+      || parse_size (kv, what, "refcount-cache-size", &c->has_refcount,
+                     &c->refcount, err) < 0)
+    return -EINVAL;
+  if ((c->has_total || c->has_l2 || c->has_refcount)
+      && strcmp (o->format, "qcow2") != 0)
+    return error_set (err, EINVAL, "%s: %s is for format=qcow2 only", what,
+                      c->has_total ? "cache-size" : c->has_l2
+                      ? "l2-cache-size" : "refcount-cache-size");
+  if (qcow2_cache_check (c, err) < 0) {
+    error_prefix (err, "%s", what);
+    return -EINVAL;
+  }
+  return 0;
+}
+
 /* Fill the options from spec->kv. */
 static int
 parse_disk_options (struct service *s, struct disk_spec *spec,
@@ -177,6 +214,9 @@ parse_disk_options (struct service *s, struct disk_spec *spec,
   if (r < 0)
     return r;
   o->format = formats[r];
+  r = parse_cache (kv, what, o, err);
+  if (r < 0)
+    return r;
   r = parse_choice (kv, what, "readonly", off_on, 0, err);
   if (r < 0)
     return r;
@@ -209,7 +249,8 @@ service_add_disk (struct service *s, const char *text, struct error *err)
 {
   static const char *const keys[] = {
     "disk", "file", "format", "readonly", "backing", "scratch-dir",
-    "scratch-limit", "on-scratch-error", "store", NULL
+    "scratch-limit", "on-scratch-error", "store", "cache-size",
+    "l2-cache-size", "refcount-cache-size", NULL
   };
   struct disk_spec spec = { .disk = NULL };
   int r;

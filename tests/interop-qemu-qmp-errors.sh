@@ -10,5 +10,6 @@ for s in ours theirs; do
     mkdir "$tmp/$s"
     truncate -s 1M "$tmp/$s/a.raw" "$tmp/$s/b.raw"
     qemu-img create -q -f qcow2 "$tmp/$s/q.qcow2" 1M
+    qemu-img create -q -f qcow2 "$tmp/$s/c.qcow2" 1M
 done
 timeout 120 python3 "${srcdir:-.}/qmp-errors.py" "$tmp"

@@ -4,6 +4,9 @@ qcow2_io_SOURCES = qcow2-io.c
 UNIT_TESTS += unit/test-qcow2
 unit_test_qcow2_SOURCES = unit/test-qcow2.c unit/qcow2-image.c \
 	unit/qcow2-image.h
+UNIT_TESTS += unit/test-qcow2-cache
+unit_test_qcow2_cache_SOURCES = unit/test-qcow2-cache.c unit/qcow2-image.c \
+	unit/qcow2-image.h
 UNIT_TESTS += unit/test-qcow2-fault
 unit_test_qcow2_fault_SOURCES = unit/test-qcow2-fault.c unit/qcow2-image.c \
 	unit/qcow2-image.h

@@ -13,6 +13,11 @@ def file(name):
     return {"driver": "file", "filename": "DIR/" + name}
 
 
+def cached(sizes):
+    return dict(sizes, driver="qcow2", file=file("c.qcow2"),
+                **{"node-name": "x"})
+
+
 def bitmap_commands():
     prefix = "block-dirty-bitmap-"
     for a in ({}, {"node": "q0"}, {"node": "q0", "name": ""},
@@ -93,6 +98,12 @@ def blockdev_commands():
                "backing": 1},
               {"driver": "qcow2", "node-name": "x", "file": file("b.raw"),
                "lazy-refcounts": 1},
+              cached({"cache-size": "1M"}), cached({"l2-cache-size": -1}),
+              cached({"cache-size": 1, "l2-cache-size": 1,
+                      "refcount-cache-size": 0}),
+              cached({"cache-size": 1 << 20, "l2-cache-size": (1 << 20) + 1}),
+              cached({"cache-size": 0, "refcount-cache-size": 1}),
+              cached({"refcount-cache-size": (1 << 63) - 1}),
               {"driver": "nbd", "node-name": "x"},
               {"driver": "nbd", "node-name": "x", "server": {}},
               {"driver": "nbd", "node-name": "x", "server": 1},

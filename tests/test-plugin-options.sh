@@ -32,6 +32,8 @@ bad "vda" disk=vda
 bad "bogus" $ok,bogus=1
 bad "qcow3" $ok,format=qcow3
 bad "ok.raw" $ok,format=qcow2
+bad "l2-cache-size may not exceed cache-size" \
+    disk=v,file=over.qcow2,format=qcow2,cache-size=1M,l2-cache-size=2M
 bad "over.qcow2" disk=v,file=over.qcow2,format=qcow2
 bad "maybe" $ok,readonly=maybe
 bad "a/b" disk=a/b,file=ok.raw

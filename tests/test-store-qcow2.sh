@@ -33,7 +33,8 @@ def in_image():
 
 
 def serve():
-    return Tidemarkd(tmp, "--disk", "vda,file=%s,format=qcow2" % IMAGE)
+    return Tidemarkd(tmp, "--disk", "vda,file=%s,format=qcow2,cache-size=1M,"
+                     "refcount-cache-size=256k" % IMAGE)
 
 
 def counts(d, q):

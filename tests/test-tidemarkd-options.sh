@@ -60,6 +60,18 @@ bad 2 "disk 'a': backing=on: must be 'deny' or 'allow'" \
 bad 2 "must be 'break-backup' or 'break-guest-write'" \
     --disk a,file=a.raw,on-scratch-error=stop
 bad 2 "scratch-limit" --disk a,file=a.raw,scratch-limit=lots
+bad 2 "disk 'a': cache-size is for format=qcow2 only" \
+    --disk a,file=a.raw,cache-size=1M
+bad 2 "disk 'a': refcount-cache-size is for format=qcow2 only" \
+    --disk a,file=a.raw,refcount-cache-size=1M
+bad 2 "l2-cache-size" --disk a,file=a.raw,format=qcow2,l2-cache-size=lots
+caches=cache-size=2M,l2-cache-size=1M,refcount-cache-size=1M
+bad 2 "disk 'a': cache-size, l2-cache-size and refcount-cache-size may not be \
+set at the same time" --disk a,file=a.raw,format=qcow2,$caches
+bad 2 "disk 'a': l2-cache-size may not exceed cache-size" \
+    --disk a,file=a.raw,format=qcow2,cache-size=1M,l2-cache-size=2M
+bad 2 "disk 'a': refcount-cache-size may not exceed cache-size" \
+    --disk a,file=a.raw,format=qcow2,cache-size=1M,refcount-cache-size=2M
 bad 1 "disk 'a'" --disk a,file=missing.raw --control unix:ctl
 bad 1 "disk 'a'" --disk a,file=dir --control unix:ctl
 bad 1 "disk 'a'" --disk a,file=fifo --control unix:ctl

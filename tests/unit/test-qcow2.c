@@ -73,8 +73,9 @@ set_caches (struct subject *s)
   struct qcow2 *q = (struct qcow2 *) s->node;
 
   if (rnd (2)) {
-    q->max_clean = 2;
-    q->max_dirty = 1 + rnd (3);
+    q->limits.max_slices[QCOW2_L2] = q->limits.max_slices[QCOW2_REFCOUNT] = 2;
+    q->limits.max_dirty[QCOW2_L2] = 1 + rnd (3);
+    q->limits.max_dirty[QCOW2_REFCOUNT] = 1 + rnd (3);
   }
 }
 
@@ -420,13 +421,16 @@ test_spill (void **state)
 {
   struct image_report report;
   struct subject s;
+  struct qcow2 *q;
 
   subject_create (&s, MAX_DISK, 512, 0, false);
-  ((struct qcow2 *) s.node)->max_clean = 2;
-  ((struct qcow2 *) s.node)->max_dirty = 4;
+  q = (struct qcow2 *) s.node;
+  q->limits.max_slices[QCOW2_L2] = q->limits.max_slices[QCOW2_REFCOUNT] = 4;
+  q->limits.max_dirty[QCOW2_L2] = q->limits.max_dirty[QCOW2_REFCOUNT] = 2;
   op_write (&s, 0, MAX_DISK / 2);
   check_content (&s, 0, s.size);
-  assert_in_range (((struct qcow2 *) s.node)->clean.len, 0, 8);
+  assert_in_range (q->nr_slices[QCOW2_L2], 1, 4);
+  assert_in_range (q->nr_slices[QCOW2_REFCOUNT], 1, 5);
   image_check (s.file.bytes, s.file.size, &report);
   assert_false (report.has_header);
   assert_int_equal (blk_close (s.node), 0);
