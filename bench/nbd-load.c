@@ -4,11 +4,18 @@
  * each.  Prints one line of JSON.
  *
  * nbd-load --op=write|read --size=BYTES --count=N [--depth=N]
- *          [--connections=N] [--seed=N] [--distinct] [--latency] [--no-flush]
- *          URI
+ *          [--connections=N] [--rate=N] [--seed=N] [--distinct] [--latency]
+ *          [--no-flush] [--until-eof] URI
  *
  * --distinct: no place twice (count * size must fit the export); places are
  * the same for every run with the same seed.  A flush at the end is timed.
+ *
+ * --rate: so many requests per second and connection, at even times.  The
+ * latency of one counts from when it was due, so that those which had to wait
+ * for a free slot behind a slow one are seen too.
+ *
+ * --until-eof: until standard input ends, at least one request and at most
+ * COUNT; the places repeat after the first 1,048,576.  Says "started" first.
  */
 #include "config.h"
 
@@ -17,10 +24,12 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <libnbd.h>
 
@@ -28,11 +37,12 @@
 
 #define MAX_CONNECTIONS 64
 #define POOL_SIZE (16 << 20)    /* random bytes to write from */
+#define MAX_PLACES (1 << 20)    /* of a load without end */
 
 struct load {
   const char *uri;
-  bool is_write, is_distinct, is_latency, is_no_flush;
-  uint64_t size, count, depth, connections, seed;
+  bool is_write, is_distinct, is_latency, is_no_flush, is_until_eof;
+  uint64_t size, count, depth, connections, rate, seed;
 };
 
 static struct load load = {
@@ -43,7 +53,7 @@ static struct load load = {
 struct slot {
   struct client *client;
   struct slot *next;            /* free */
-  uint64_t start;               /* ns */
+  int64_t start;                /* ns */
   char *buf;                    /* to read to */
 };
 
@@ -51,14 +61,17 @@ struct client {
   pthread_t thread;
   struct nbd_handle *nbd;
   struct slot *slots, *free;
+  int64_t start;                /* ns */
   uint64_t count, in_flight;
-  const uint64_t *places;
-  uint32_t *latencies;          /* ns; one per request */
+  uint64_t first;               /* place */
+  uint64_t *latencies;          /* ns; one per request */
   uint64_t nr_done;
   bool has_failed;
 };
 
 static char *pool;
+static uint64_t *places, nr_places;
+static atomic_bool is_over;
 
 static void __attribute__ ((noreturn))
 die (const char *what)
@@ -96,6 +109,13 @@ completed (void *user_data, int *error)
   return 1;
 }
 
+/* When request I of a connection is due. */
+static int64_t
+due (const struct client *c, uint64_t i)
+{
+  return c->start + i * INT64_C (1000000000) / (int64_t) load.rate;
+}
+
 static void
 issue (struct client *c, uint64_t i)
 {
@@ -103,12 +123,12 @@ issue (struct client *c, uint64_t i)
   const nbd_completion_callback cb = {
     .callback = completed, .user_data = slot
   };
-  const uint64_t off = c->places[i] * load.size;
+  const uint64_t off = places[(c->first + i) % nr_places] * load.size;
   int64_t r;
 
   c->free = slot->next;
   if (c->latencies)
-    slot->start = clock_ns ();
+    slot->start = load.rate ? due (c, i) : clock_ns ();
   if (load.is_write)
     r = nbd_aio_pwrite (c->nbd, pool + (i * 4096) % (POOL_SIZE - load.size),
                         load.size, off, cb, 0);
@@ -119,17 +139,49 @@ issue (struct client *c, uint64_t i)
   c->in_flight++;
 }
 
+/* Wait for the server, or until the time UNTIL (ns; -1: no limit). */
+static void
+wait_for (struct client *c, int64_t until)
+{
+  const unsigned dir = nbd_aio_get_direction (c->nbd);
+  struct pollfd fd = { .fd = nbd_aio_get_fd (c->nbd) };
+  const int64_t left = until - clock_ns ();
+  struct timespec ts = { 0 };
+
+  if (dir & LIBNBD_AIO_DIRECTION_READ)
+    fd.events |= POLLIN;
+  if (dir & LIBNBD_AIO_DIRECTION_WRITE)
+    fd.events |= POLLOUT;
+  if (left > 0) {
+    ts.tv_sec = left / 1000000000;
+    ts.tv_nsec = left % 1000000000;
+  }
+  if (ppoll (&fd, 1, until == -1 ? NULL : &ts, NULL) == -1)
+    die ("poll");
+  if ((fd.revents & (POLLIN | POLLHUP | POLLERR) &&
+       nbd_aio_notify_read (c->nbd) == -1) ||
+      (fd.revents & POLLOUT &&
+       nbd_aio_get_direction (c->nbd) & LIBNBD_AIO_DIRECTION_WRITE &&
+       nbd_aio_notify_write (c->nbd) == -1))
+    die ("connection");
+}
+
 static void *
 run (void *opaque)
 {
   struct client *c = opaque;
   uint64_t i = 0;
 
-  while ((i < c->count || c->in_flight > 0) && !c->has_failed) {
-    while (i < c->count && c->free)
+  c->start = clock_ns ();
+  while (!c->has_failed) {
+    if (is_over)
+      c->count = i > 0 ? i : 1;
+    while (i < c->count && c->free &&
+           (!load.rate || due (c, i) <= clock_ns ()))
       issue (c, i++);
-    if (nbd_poll (c->nbd, -1) == -1)
-      die ("poll");
+    if (i == c->count && c->in_flight == 0)
+      break;
+    wait_for (c, i < c->count && c->free && load.rate ? due (c, i) : -1);
   }
   if (load.is_write && !load.is_no_flush && !c->has_failed &&
       nbd_flush (c->nbd, 0) == -1)
@@ -138,7 +190,7 @@ run (void *opaque)
 }
 
 static void
-prepare (struct client *c, const uint64_t *places)
+prepare (struct client *c, uint64_t first)
 {
   uint64_t i;
 
@@ -146,7 +198,7 @@ prepare (struct client *c, const uint64_t *places)
   if (!c->nbd || nbd_set_pread_initialize (c->nbd, false) == -1 ||
       nbd_connect_uri (c->nbd, load.uri) == -1)
     die (load.uri);
-  c->places = places;
+  c->first = first;
   c->slots = calloc (load.depth, sizeof *c->slots);
   if (load.is_latency)
     c->latencies = calloc (c->count, sizeof *c->latencies);
@@ -160,38 +212,40 @@ prepare (struct client *c, const uint64_t *places)
   }
 }
 
-/* The places of all requests, in units of their size. */
-static uint64_t *
-make_places (uint64_t nr_places)
+/* The places of all requests, in units of their size; there are so many. */
+static void
+make_places (uint64_t size)
 {
-  uint64_t *places = calloc (load.count, sizeof *places);
-  uint8_t *used = load.is_distinct ? calloc (nr_places / 8 + 1, 1) : NULL;
+  uint8_t *used = load.is_distinct ? calloc (size / 8 + 1, 1) : NULL;
   uint64_t state = load.seed * UINT64_C (0x9e3779b97f4a7c15) + 1, i;
 
+  nr_places = load.count;
+  if (load.is_until_eof && nr_places > MAX_PLACES)
+    nr_places = MAX_PLACES;
+  places = calloc (nr_places, sizeof *places);
   if (!places || (load.is_distinct && !used))
     die ("memory");
-  if (nr_places == 0 || (load.is_distinct && load.count > nr_places)) {
+  if (size == 0 || (load.is_distinct && nr_places > size)) {
     fprintf (stderr, "nbd-load: the export is too small\n");
     exit (EXIT_FAILURE);
   }
-  for (i = 0; i < load.count; i++) {
+  for (i = 0; i < nr_places; i++) {
     uint64_t p;
 
     do
-      p = random_next (&state) % nr_places;
+      p = random_next (&state) % size;
     while (used && (used[p / 8] >> (p % 8) & 1));
     if (used)
       used[p / 8] |= 1 << (p % 8);
     places[i] = p;
   }
   free (used);
-  return places;
 }
 
 static int
-compare_u32 (const void *a, const void *b)
+compare_u64 (const void *a, const void *b)
 {
-  uint32_t x = *(const uint32_t *) a, y = *(const uint32_t *) b;
+  uint64_t x = *(const uint64_t *) a, y = *(const uint64_t *) b;
 
   return x < y ? -1 : x > y;
 }
@@ -199,19 +253,19 @@ compare_u32 (const void *a, const void *b)
 static void
 print_latencies (const struct client *clients)
 {
-  uint32_t *all = calloc (load.count, sizeof *all);
+  uint64_t *all = calloc (load.count, sizeof *all);
   uint64_t i, n = 0;
 
   if (!all)
     die ("memory");
   for (i = 0; i < load.connections; i++) {
     memcpy (all + n, clients[i].latencies,
-            clients[i].count * sizeof *all);
-    n += clients[i].count;
+            clients[i].nr_done * sizeof *all);
+    n += clients[i].nr_done;
   }
-  qsort (all, n, sizeof *all, compare_u32);
-  printf (", \"p50_us\": %.1f, \"p99_us\": %.1f", all[n / 2] / 1e3,
-          all[n - 1 - n / 100] / 1e3);
+  qsort (all, n, sizeof *all, compare_u64);
+  printf (", \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f",
+          all[n / 2] / 1e3, all[n - 1 - n / 100] / 1e3, all[n - 1] / 1e3);
   free (all);
 }
 
@@ -238,10 +292,12 @@ parse (int argc, char **argv)
     { "count", required_argument, NULL, 'c' },
     { "depth", required_argument, NULL, 'd' },
     { "connections", required_argument, NULL, 'C' },
+    { "rate", required_argument, NULL, 'r' },
     { "seed", required_argument, NULL, 'S' },
     { "distinct", no_argument, NULL, 'D' },
     { "latency", no_argument, NULL, 'l' },
     { "no-flush", no_argument, NULL, 'n' },
+    { "until-eof", no_argument, NULL, 'e' },
     { NULL }
   };
   int c;
@@ -255,10 +311,12 @@ parse (int argc, char **argv)
     case 'C':
       load.connections = number ("connections", optarg, MAX_CONNECTIONS);
       break;
+    case 'r': load.rate = number ("rate", optarg, 1000000); break;
     case 'S': load.seed = number ("seed", optarg, UINT32_MAX); break;
     case 'D': load.is_distinct = true; break;
     case 'l': load.is_latency = true; break;
     case 'n': load.is_no_flush = true; break;
+    case 'e': load.is_until_eof = true; break;
     default: exit (EXIT_FAILURE);
     }
   }
@@ -269,11 +327,24 @@ parse (int argc, char **argv)
   load.uri = argv[optind];
 }
 
+/* Ends the load with standard input. */
+static void *
+watch_stdin (void *unused)
+{
+  char c;
+
+  while (read (STDIN_FILENO, &c, 1) == 1)
+    ;
+  is_over = true;
+  return NULL;
+}
+
 int
 main (int argc, char **argv)
 {
   static struct client clients[MAX_CONNECTIONS];
-  uint64_t state = 88172645463325252, *places, i, start, done = 0;
+  uint64_t state = 88172645463325252, i, start, done = 0;
+  pthread_t watcher;
   double seconds;
 
   parse (argc, argv);
@@ -285,26 +356,33 @@ main (int argc, char **argv)
   clients[0].nbd = nbd_create ();
   if (!clients[0].nbd || nbd_connect_uri (clients[0].nbd, load.uri) == -1)
     die (load.uri);
-  places = make_places (nbd_get_size (clients[0].nbd) / load.size);
+  make_places (nbd_get_size (clients[0].nbd) / load.size);
   nbd_close (clients[0].nbd);
   for (i = 0; i < load.connections; i++) {
     clients[i].count = load.count / load.connections +
                        (i < load.count % load.connections);
-    prepare (&clients[i], places + done);
+    prepare (&clients[i], done);
     done += clients[i].count;
+  }
+  if (load.is_until_eof) {
+    if (pthread_create (&watcher, NULL, watch_stdin, NULL) != 0)
+      die ("thread");
+    printf ("started\n");
+    fflush (stdout);
   }
   start = clock_ns ();
   for (i = 0; i < load.connections; i++)
     if (pthread_create (&clients[i].thread, NULL, run, &clients[i]) != 0)
       die ("thread");
-  for (i = 0; i < load.connections; i++) {
+  for (i = done = 0; i < load.connections; i++) {
     pthread_join (clients[i].thread, NULL);
     if (clients[i].has_failed)
       die ("a request failed");
+    done += clients[i].nr_done;
   }
   seconds = (clock_ns () - start) / 1e9;
   printf ("{\"ops\": %" PRIu64 ", \"seconds\": %.6f, \"per_second\": %.1f",
-          load.count, seconds, load.count / seconds);
+          done, seconds, done / seconds);
   if (load.is_latency)
     print_latencies (clients);
   printf ("}\n");

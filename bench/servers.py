@@ -178,6 +178,32 @@ class StorageDaemon (Server):
                          "bitmaps": [bitmap]})
         return "nbd+unix:///inc?socket=" + self.socket
 
+    def fleece_by_job (self, scratch):
+        """A view of the disk as it is now, by a job that copies to the qcow2
+        file SCRATCH what the guest overwrites.  Returns the URIs of the view
+        and of the guest's export."""
+        self.execute ("blockdev-add", driver="qcow2", backing="vda", file={
+            "driver": "file", "filename": scratch}, **{"node-name": "view"})
+        self.execute ("blockdev-backup", device="vda", target="view",
+                      sync="none", **{"job-id": "fleece"})
+        return self.export ("view", False), self.uri
+
+    def fleece_by_filter (self, scratch):
+        """The same with the filter and the view that newer versions have."""
+        self.execute ("blockdev-add", driver="qcow2", file={
+            "driver": "file", "filename": scratch}, **{"node-name": "scratch"})
+        self.execute ("block-export-del", id="e")
+        self.execute ("blockdev-add", driver="copy-before-write", file="vda",
+                      target="scratch", **{"node-name": "cbw"})
+        self.execute ("blockdev-add", driver="snapshot-access", file="cbw",
+                      **{"node-name": "view"})
+        return self.export ("view", False), self.export ("cbw", True)
+
+    def export (self, node, writable):
+        self.execute ("block-export-add", type="nbd", id="of-" + node,
+                      name=node, writable=writable, **{"node-name": node})
+        return "nbd+unix:///%s?socket=%s" % (node, self.socket)
+
     def push (self, bitmap, target):
         """blockdev-backup of the dirty blocks to the qcow2 file TARGET, until
         the target is closed."""

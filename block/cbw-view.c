@@ -16,9 +16,7 @@
 /* Giving up looks at this much at a time with the lock held. */
 #define RELEASE_STEP (UINT64_C (64) << 20)
 
-/* One question to the disk below gets at most this many extents, for a claim
- * is held meanwhile.
- */
+/* One question to the disk below gets at most this many extents. */
 #define MAX_EXTENTS_STEP 256
 
 static int
@@ -210,36 +208,64 @@ add_copied (struct cbw_view *v, uint64_t off, uint64_t len,
   return 0;
 }
 
-/* Extents of a prefix of a range that was claimed as LIVE; *len becomes its
- * length.
+/* What the disk below said, without a claim, of a range.  It is true of a block
+ * that is LIVE after it was said: such a block has not changed since the point.
+ * One question serves many pieces, for a file may have to be searched far for
+ * the end of its data.
  */
+struct below {
+  struct extents extents;
+  size_t next;                  /* index */
+};
+
+/* Ask the disk below for the status of a prefix of [off, off+len). */
 static int
-add_live (struct cbw_view *v, uint64_t off, uint64_t *len, unsigned flags,
-          enum blk_status status, struct extents *extents)
+ask_below (struct cbw_view *v, struct below *below, uint64_t off,
+           uint64_t len, unsigned flags, enum blk_status status)
 {
-  struct extents below;
   int ret;
 
-  extents_init (&below, MAX_EXTENTS_STEP);
-  ret = blk_extents (v->node, *len, off, flags, status, &below);
-  if (ret == 0) {
-    extents_truncate (&below, off + *len);
-    *len = extents_length (&below);
-    for (size_t i = 0; ret == 0 && i < below.len; i++)
-      ret = extents_add (extents, below.ptr[i].off, below.ptr[i].len,
-                         below.ptr[i].value);
-  }
-  extents_free (&below);
+  extents_clear (&below->extents);
+  below->next = 0;
+  ret = blk_extents (v->node, len, off, flags, status, &below->extents);
+  if (ret == 0)
+    extents_truncate (&below->extents, off + len);
   return ret;
 }
 
-/* Add extents of a prefix of [off, off+*len); *len becomes its length.
- * Returns 1 if the list is full.
+/* Add what is known of a prefix of [off, off+*len), which was found to be LIVE;
+ * *len becomes its length, 0 if nothing is known.  off does not go back between
+ * two questions.
  */
 static int
-extents_piece (struct cbw_view *v, uint64_t off, uint64_t *len,
-               unsigned flags, enum blk_status status,
-               struct extents *extents)
+add_below (struct below *below, uint64_t off, uint64_t *len,
+           struct extents *extents)
+{
+  const uint64_t end = off + *len;
+  uint64_t pos = off, n;
+  int ret = 0;
+
+  for (; ret == 0 && pos < end && below->next < below->extents.len; pos += n) {
+    const struct extent *e = &below->extents.ptr[below->next];
+
+    n = 0;
+    if (e->off + e->len <= pos) {
+      below->next++;
+      continue;
+    }
+    n = MIN (end, e->off + e->len) - pos;
+    ret = extents_add (extents, pos, n, e->value);
+  }
+  *len = pos - off;
+  return ret;
+}
+
+/* Add extents of a prefix of [off, off+*len); *len becomes its length, 0 if
+ * the disk below has to be asked first.  Returns 1 if the list is full.
+ */
+static int
+extents_piece (struct cbw_view *v, struct below *below, uint64_t off,
+               uint64_t *len, enum blk_status status, struct extents *extents)
 {
   struct req claim;
   enum cbw_part part;
@@ -249,19 +275,22 @@ extents_piece (struct cbw_view *v, uint64_t off, uint64_t *len,
   ret = check_usable_locked (v);
   if (ret < 0)
     return ret;
-  if (cbw_find_part (v, off, *len, len) == CBW_PART_OUTSIDE)
+  switch (cbw_find_part (v, off, *len, len)) {
+  case CBW_PART_OUTSIDE:
     return extents_add (extents, off, *len,
                         status == BLK_STATUS_DEPTH ? 1 : 0);
+  case CBW_PART_LIVE:
+    return add_below (below, off, len, extents);
+  case CBW_PART_COPIED:
+    break;
+  }
+
+  /* It can only be given up meanwhile, which is an error. */
   ret = claim_shared_locked (v, &claim, off, len, 0, &part);
   if (ret < 0)
     return ret;
   lock_release (&v->lock);
-
-  if (part == CBW_PART_COPIED)
-    ret = add_copied (v, off, *len, status, extents);
-  else
-    ret = add_live (v, off, len, flags, status, extents);
-
+  ret = add_copied (v, off, *len, status, extents);
   lock_acquire (&v->lock);
   reqlist_remove (&v->shared, &claim);
   if (ret >= 0 && atomic_load (&v->error))
@@ -275,17 +304,22 @@ view_extents (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
 {
   struct cbw_view *v = (struct cbw_view *) blk;
   const size_t before = extents->len;
+  struct below below = { 0 };
   uint64_t n;
   int ret = enter_view (v);
 
   if (ret < 0)
     return ret;
+  extents_init (&below.extents, MAX_EXTENTS_STEP);
   for (; ret == 0 && len > 0; off += n, len -= n) {
     n = len;
-    ret = extents_piece (v, off, &n, flags, status, extents);
+    ret = extents_piece (v, &below, off, &n, status, extents);
+    if (ret == 0 && n == 0)
+      ret = ask_below (v, &below, off, len, flags, status);
     if ((flags & BLK_ONE) && extents->len > before + 1)
       break;
   }
+  extents_free (&below.extents);
   leave_view (v);
   return MIN (ret, 0);
 }

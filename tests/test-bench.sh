@@ -18,7 +18,7 @@ for case in far-full very-far-full qcow2-write-random; do
 done
 for case in full far-incremental very-far-incremental incremental write \
         write-depth1 memory qcow2-chain restore-chain write-store \
-        write-store-cold; do
+        write-store-cold guest-rate guest-latency guest-paced guest-stall; do
     grep -q "'$case': \[([^]]*True), ([^]]*True), ([^]]*True)\]" "$tmp/got" ||
         fail "$case: $(cat "$tmp/got")"
     grep -q "^$case:" "$tmp/out" || fail "no table of $case"

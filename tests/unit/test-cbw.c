@@ -345,6 +345,34 @@ test_extents (void **state)
   disk_close (disk);
 }
 
+/* However many blocks were copied, the disk is asked once: the end of a file's
+ * data may be far to seek.
+ */
+static void
+test_extents_asked_once (void **state)
+{
+  struct disk *disk = debug_disk ("d", 64 * BLOCK, CBW_BREAK_BACKUP);
+  struct cbw_view *view;
+  struct extents extents;
+  CLEANUP_FREE char *before = NULL, *trace = NULL;
+
+  fill (disk, 0, 64 * BLOCK, 'a');
+  view = full_view (disk);
+  for (uint64_t i = 0; i < 64; i += 2)
+    fill (disk, i * BLOCK, BLOCK, 'b');
+  before = blk_debug_trace (disk_node (disk));
+  extents_init (&extents, 100);
+  assert_int_equal (blk_extents (cbw_view_blk (view), 64 * BLOCK, 0, 0,
+                                 BLK_STATUS_ALLOCATION, &extents), 0);
+  assert_int_equal (extents.len, 1);
+  assert_int_equal (extents_length (&extents), 64 * BLOCK);
+  extents_free (&extents);
+  trace = blk_debug_trace (disk_node (disk));
+  assert_string_equal (trace, "extents 4096+258048");
+  end_view (disk, view);
+  disk_close (disk);
+}
+
 /* Outside the held set nothing is ever called a hole. */
 static void
 test_extents_outside (void **state)
@@ -602,6 +630,7 @@ main (void)
     cmocka_unit_test (test_stopped_view_cannot_be_read),
     cmocka_unit_test (test_several_views_at_once),
     cmocka_unit_test (test_extents),
+    cmocka_unit_test (test_extents_asked_once),
     cmocka_unit_test (test_extents_outside),
     cmocka_unit_test (test_hole_that_ends_within_a_block),
     cmocka_unit_test (test_large_disk),
