@@ -13,6 +13,18 @@
 
 #include "dirty-private.h"
 
+/* Why it is as good as inconsistent although its state does not say so yet; ""
+ * if it is not.  One that is frozen goes on until it is given back.
+ */
+static void
+current_loss_locked (const struct dirty_bitmap *bm,
+                     char ret[STORE_REASON_SIZE])
+{
+  ret[0] = '\0';
+  if (bm->state == DIRTY_RECORDING || bm->state == DIRTY_DISABLED)
+    dirty_loss_locked (bm, ret);
+}
+
 static int
 get_info_locked (const struct dirty_bitmap *bm, struct dirty_info *ret)
 {
@@ -35,8 +47,8 @@ get_info_locked (const struct dirty_bitmap *bm, struct dirty_info *ret)
   ret->base = bm->base;
   ret->over_estimate = bm->over_estimate;
   memcpy (ret->reason, bm->reason, sizeof ret->reason);
-  if (bm->state == DIRTY_RECORDING || bm->state == DIRTY_DISABLED)
-    dirty_loss_locked (bm, ret->reason);
+  if (bm->state != DIRTY_INCONSISTENT)
+    current_loss_locked (bm, ret->reason);
   if (ret->reason[0]) {
     ret->state = DIRTY_INCONSISTENT;
     ret->is_recording = false;
@@ -83,6 +95,16 @@ dirty_get_info (struct dirty_bitmap *bm, struct dirty_info *ret)
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&bm->set->lock);
 
   return bm->is_removed ? -ENOENT : get_info_locked (bm, ret);
+}
+
+bool
+dirty_is_inconsistent (struct dirty_bitmap *bm)
+{
+  char reason[STORE_REASON_SIZE];
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&bm->set->lock);
+
+  current_loss_locked (bm, reason);
+  return bm->state == DIRTY_INCONSISTENT || reason[0];
 }
 
 /* The first run of [off, end) that is dirty in bits, empty at the end if

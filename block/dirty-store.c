@@ -21,6 +21,38 @@
 #include "cleanup.h"
 #include "dirty-private.h"
 
+struct store *
+dirty_ref_store (struct dirty *d)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
+
+  return d->store ? store_ref (d->store) : NULL;
+}
+
+/* A reference to the store if it works, or NULL.  It may be replaced at any
+ * time, but only after it has failed: what is done to it then does nothing.
+ */
+static struct store *
+ref_working_store (struct dirty *d)
+{
+  struct store *s = dirty_ref_store (d);
+
+  if (s == NULL || !store_has_failed (s))
+    return s;
+  store_unref (s);
+  return NULL;
+}
+
+bool
+dirty_can_persist (struct dirty *d)
+{
+  struct store *s = ref_working_store (d);
+
+  if (s)
+    store_unref (s);
+  return s != NULL;
+}
+
 /* Of the store's pages only those are looked at that may have bits set. */
 static int
 bitmap_over (uint64_t size, uint64_t granularity,
@@ -68,11 +100,14 @@ int
 dirty_bits_new (struct dirty *d, uint64_t size, uint64_t granularity,
                 bool is_persistent, struct bits **ret)
 {
+  struct store *s = is_persistent ? ref_working_store (d) : NULL;
   struct store_array *array = NULL;
   int r = 0;
 
-  if (is_persistent && dirty_can_persist (d))
-    r = store_array_new (d->store, div_round_up (size, granularity), &array);
+  if (s) {
+    r = store_array_new (s, div_round_up (size, granularity), &array);
+    store_unref (s);
+  }
   return r < 0 ? r : bits_over (size, granularity, array, true, ret);
 }
 
@@ -155,38 +190,43 @@ release_snapshot (struct snapshot *snap)
 }
 
 static int
-commit_claimed (struct dirty *d, struct snapshot *snap)
+commit_claimed (struct dirty *d, struct store *s, struct snapshot *snap)
 {
   size_t i;
   int r = take_snapshot (d, snap);
 
+  /* Else the snapshot is perhaps of what has taken its place. */
+  if (r == 0 && store_has_failed (s))
+    return -EIO;
   for (i = 0; i < snap->nr_bits && r == 0; i++)
     if (atomic_exchange (&snap->bits[i]->needs_sync, false))
       r = store_array_sync (snap->bits[i]->array);
   if (r < 0) {
-    store_fail (d->store, "the bits", r);
+    store_fail (s, "the bits", r);
     return r;
   }
-  return store_commit (d->store, snap->entries, snap->nr);
+  return store_commit (s, snap->entries, snap->nr);
 }
 
 int
 dirty_commit (struct dirty *d)
 {
+  struct store *s = ref_working_store (d);
   struct snapshot *snap;
   int r;
 
-  if (!dirty_can_persist (d))
+  if (s == NULL)
     return 0;
   snap = calloc (1, sizeof *snap);
-  store_claim (d->store);
+  store_claim (s);
   if (snap)
-    r = commit_claimed (d, snap);
+    r = commit_claimed (d, s, snap);
   else
-    store_fail (d->store, "the table", r = -ENOMEM);
-  store_unclaim (d->store);
+    store_fail (s, "the table", r = -ENOMEM);
+  store_unclaim (s);
   if (snap)
     release_snapshot (snap);
+  store_unref (s);
   return r;
 }
 
@@ -194,9 +234,15 @@ int
 dirty_commit_err (struct dirty *d, struct error *err)
 {
   int r = dirty_commit (d);
+  struct store *s;
 
-  return r < 0 ? error_set_errno (err, -r, "store '%.100s': cannot write",
-                                  store_path (d->store)) : 0;
+  if (r == 0)
+    return 0;
+  s = dirty_ref_store (d);
+  r = error_set_errno (err, -r, "store '%.100s': cannot write",
+                       store_path (s));
+  store_unref (s);
+  return r;
 }
 
 /*---- Attaching ----*/
@@ -236,19 +282,14 @@ load_entry (struct dirty *d, const struct store_entry *entry)
   return r == -EEXIST ? 0 : r;
 }
 
-/* The store has failed: say so in every state that it concerns. */
+/* What a store that has failed has of bitmaps is lost. */
 static void
-store_failed (void *opaque)
+give_up_bitmaps_locked (struct dirty *d)
 {
-  struct dirty *d = opaque;
-  struct dirty_info *infos;
   struct dirty_bitmap *bm;
-  char reason[STORE_REASON_SIZE];
-  size_t i, nr;
+  size_t i;
 
-  store_failure (d->store, reason);
-  gate_close (d->gate);
-  lock_acquire (&d->lock);
+  lock_assert_held (&d->lock);
   for (i = 0; i < d->bitmaps.len; i++) {
     bm = d->bitmaps.ptr[i];
     if (!bm->is_persistent || bm->state == DIRTY_FROZEN
@@ -257,6 +298,23 @@ store_failed (void *opaque)
     bm->state = DIRTY_INCONSISTENT;
     dirty_loss_locked (bm, bm->reason);
   }
+}
+
+/* The store has failed: say so in every state that it concerns.  It is not
+ * replaced before this has returned.
+ */
+static void
+store_failed (void *opaque)
+{
+  struct dirty *d = opaque;
+  struct dirty_info *infos;
+  char reason[STORE_REASON_SIZE];
+  size_t i, nr;
+
+  store_failure (d->store, reason);
+  gate_close (d->gate);
+  lock_acquire (&d->lock);
+  give_up_bitmaps_locked (d);
   dirty_publish_locked (d);
   lock_release (&d->lock);
   gate_open (d->gate);
@@ -351,7 +409,8 @@ dirty_attach_store (struct dirty *d, struct store *s)
   size_t i;
   int r = 0;
 
-  assert (gate_is_closed (d->gate) && d->store == NULL);
+  assert (gate_is_closed (d->gate));
+  assert (d->store == NULL || store_has_failed (d->store));
   lock_acquire (&d->lock);
   d->store = s;
   lock_release (&d->lock);
@@ -376,6 +435,86 @@ dirty_attach_rest (struct dirty *d)
   return r < 0 ? r : dirty_commit (d);
 }
 
+/*---- Letting go ----*/
+
+bool
+dirty_holds_store (struct dirty *d)
+{
+  size_t i;
+
+  /* The gate's closer alone changes the list and the states: no lock. */
+  assert (gate_is_closed (d->gate));
+  for (i = 0; i < d->bitmaps.len; i++)
+    if (d->bitmaps.ptr[i]->is_persistent
+        && d->bitmaps.ptr[i]->state == DIRTY_FROZEN)
+      return true;
+  return false;
+}
+
+/* Bits in memory, for all that are in the store. */
+static int
+make_substitutes (struct dirty *d, struct bits **ret)
+{
+  struct dirty_bitmap *bm;
+  size_t i;
+  int r = 0;
+
+  for (i = 0; i < d->bitmaps.len && r == 0; i++) {
+    bm = d->bitmaps.ptr[i];
+    if (bm->is_persistent)
+      r = bits_over (d->size, bm->granularity, NULL, true, &ret[i]);
+  }
+  return r;
+}
+
+/* old: what is to be given back without the lock, two for each bitmap. */
+static void
+exchange_locked (struct dirty *d, struct bits **bits, struct bits **old)
+{
+  struct dirty_bitmap *bm;
+  size_t i;
+
+  lock_assert_held (&d->lock);
+  for (i = 0; i < d->bitmaps.len; i++) {
+    bm = d->bitmaps.ptr[i];
+    if (bits[i] == NULL)
+      continue;
+    old[2 * i] = bm->spare;
+    old[2 * i + 1] = bm->bits;
+    bm->spare = NULL;
+    bm->bits = bits[i];
+    bits[i] = NULL;
+  }
+}
+
+int
+dirty_detach_store (struct dirty *d)
+{
+  struct bits *bits[DIRTY_MAX_BITMAPS] = { NULL };
+  struct bits *old[2 * DIRTY_MAX_BITMAPS] = { NULL };
+  size_t i;
+  int r;
+
+  assert (store_has_failed (d->store));
+  if (dirty_holds_store (d))
+    return -EBUSY;
+  r = make_substitutes (d, bits);
+  if (r == 0) {
+    lock_acquire (&d->lock);
+    give_up_bitmaps_locked (d);
+    exchange_locked (d, bits, old);
+    dirty_publish_locked (d);
+    lock_release (&d->lock);
+  }
+  for (i = 0; i < DIRTY_MAX_BITMAPS; i++)
+    dirty_bits_unref (bits[i]);
+  for (i = 0; i < 2 * DIRTY_MAX_BITMAPS; i++)
+    dirty_bits_unref (old[i]);
+  return r;
+}
+
+/*---- Changes outside the gate ----*/
+
 bool
 dirty_store_knows (struct dirty *d, const char *name)
 {
@@ -391,39 +530,32 @@ dirty_store_knows (struct dirty *d, const char *name)
   return store_is_believed (d->store);
 }
 
+/* It may fail and be replaced before the change ends. */
 struct store *
 dirty_begin_change (struct dirty *d)
 {
-  struct store *s = atomic_load (&d->live);
+  struct store *s;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&d->lock);
 
+  s = atomic_load (&d->live);
   if (s)
-    store_change_begin (s);
+    store_change_begin (store_ref (s));
   return s;
 }
 
 void
 dirty_end_change (struct store *s)
 {
-  if (s)
-    store_change_end (s);
-}
-
-bool
-dirty_can_persist (struct dirty *d)
-{
-  return d->store && !store_has_failed (d->store);
+  if (s == NULL)
+    return;
+  store_change_end (s);
+  store_unref (s);
 }
 
 uint64_t
 dirty_size (const struct dirty *d)
 {
   return d->size;
-}
-
-struct store *
-dirty_store (struct dirty *d)
-{
-  return d->store;
 }
 
 void

@@ -756,7 +756,9 @@ dirty_freeze (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
   assert (bm->set == d);
   r = take_successor (d, bm, &successor);
   if (r < 0)
-    return error_set_errno (err, -r, "Bitmap '%s'", bm->name);
+    return error_set_errno (err, -r, bm->is_persistent && r != -ENOMEM
+                            ? "Bitmap '%.100s': no room in the store"
+                            : "Bitmap '%.100s'", bm->name);
   r = freeze (d, bm, successor, err);
   if (r < 0 || !bm->is_persistent)
     return r;

@@ -149,6 +149,8 @@ int dirty_list (struct dirty *d, struct dirty_info **ret, size_t *ret_nr);
 void dirty_infos_free (struct dirty_info *infos, size_t nr);
 /* One bitmap's; free name only.  -ENOENT if it has been removed. */
 int dirty_get_info (struct dirty_bitmap *bm, struct dirty_info *ret);
+/* Does its info say so, also for a store that has just failed? */
+bool dirty_is_inconsistent (struct dirty_bitmap *bm);
 
 /* Append the dirty state of a prefix of [off, off+len): EXTENT_DIRTY or 0.  A
  * frozen bitmap shows old bits or new bits.  Any time; -ESTALE once the
@@ -194,7 +196,16 @@ struct store *dirty_begin_change (struct dirty *d);
 void dirty_end_change (struct store *s);
 /* Is there a store, and does it work? */
 bool dirty_can_persist (struct dirty *d);
-struct store *dirty_store (struct dirty *d);
+/* A reference to it, for store_unref, or NULL.  Any time. */
+struct store *dirty_ref_store (struct dirty *d);
+/* Let go of a store that has failed, for another one is to be attached at once:
+ * what it had is INCONSISTENT from now on, and in memory.  0, -ENOMEM, or
+ * -EBUSY while a bitmap of it is frozen; nothing has changed then.  [gate
+ * closed]
+ */
+int dirty_detach_store (struct dirty *d);
+/* Would that be -EBUSY?  [gate closed] */
+bool dirty_holds_store (struct dirty *d);
 
 /* Called for each bitmap that became inconsistent behind everybody's back, by
  * a thread without locks.  Set with the gate closed, or before any store.

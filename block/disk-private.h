@@ -28,6 +28,8 @@ struct disk {
   /* Written with the gate closed. */
   struct store *store;          /* NULL = none yet */
   char store_problem[256];      /* "" = none */
+  bool is_store_foreign;        /* the problem is what is in the file, which is
+                                   to be left alone */
   bool is_started;
 
   struct gate gate;             /* its closer alone may change bitmaps */

@@ -5,7 +5,9 @@
  * The store never makes a disk unusable, except that it must not be used by
  * two at once: then the disk is not opened.  For any other trouble the disk is
  * served without it; bitmaps that it may have had are INCONSISTENT, and why is
- * said.
+ * said.  A store that has failed while the disk is served is replaced by a new,
+ * empty one as soon as somebody asks for a persistent bitmap and that can be
+ * written: the bitmaps that the old one had stay INCONSISTENT.
  *
  * Order of opening: the store's bitmaps that can be trusted, then those of the
  * image, then those that cannot be trusted.  Once the store has them all, also
@@ -130,16 +132,24 @@ sync_disk (void *opaque)
   return blk_flush (d->node);
 }
 
+enum open_how {
+  OPEN_EXISTING,
+  OPEN_OR_MAKE,
+  OPEN_ANEW,                    /* in the place of one that is of no use */
+};
+
 static int
 open_store (struct disk *d, const struct store_identity *identity,
-            bool must_exist, struct store **ret, struct error *err)
+            enum open_how how, struct store **ret, struct error *err)
 {
   struct store_options options = d->store_options;
 
   options.path = d->store_path;
   options.disk_size = disk_size (d);
   options.identity = *identity;
-  options.must_exist = must_exist;
+  options.must_exist = how == OPEN_EXISTING;
+  options.is_new = how == OPEN_ANEW;
+  options.replaces = d->store;
   options.sync_disk = sync_disk;
   options.opaque = d;
   return store_open (&options, ret, err);
@@ -152,7 +162,7 @@ find_store (struct disk *d, const struct store_identity *identity,
 {
   struct error why = ERROR_INIT;
   struct store *s;
-  int r = open_store (d, identity, true, &s, &why);
+  int r = open_store (d, identity, OPEN_EXISTING, &s, &why);
 
   if (r == -EBUSY || r == -ENOMEM) {
     if (err)
@@ -164,6 +174,7 @@ find_store (struct disk *d, const struct store_identity *identity,
   if (r < 0) {
     log_error ("disk '%s': %s", d->name, why.msg);
     memcpy (d->store_problem, why.msg, sizeof d->store_problem);
+    d->is_store_foreign = r == -EINVAL;
     return 0;
   }
   d->store = s;
@@ -266,17 +277,11 @@ disk_can_persist (struct disk *d)
 }
 
 static int
-attach_new_store (struct disk *d, struct error *err)
+attach_new_store (struct disk *d, struct store *s, struct error *err)
 {
-  struct store_identity identity;
-  struct store *s;
   int r;
 
   assert (gate_is_closed (&d->gate));
-  get_identity (d, &identity);
-  r = open_store (d, &identity, false, &s, err);
-  if (r < 0)
-    return r;
   d->store = s;
   r = dirty_attach_store (d->dirty, s);
   if (r == 0)
@@ -286,15 +291,61 @@ attach_new_store (struct disk *d, struct error *err)
   return r < 0 ? error_set_errno (err, -r, "disk '%s': store", d->name) : 0;
 }
 
+/* One that has failed gives way to a new one, if that can be written; what it
+ * had stays INCONSISTENT.  All that is looked at on the way is inside the gate
+ * or has a reference.  [gate closed]
+ */
+static int
+replace_store (struct disk *d, struct error *err)
+{
+  struct store *old = d->store, *s;
+  struct store_identity identity;
+  int r;
+
+  /* Unless that was while we closed the gate. */
+  if (!store_is_over (old))
+    return error_set (err, EAGAIN, "store '%.150s' has just failed",
+                      d->store_path);
+  if (dirty_holds_store (d->dirty))
+    return error_set (err, EBUSY, "store '%.100s' has failed, and can be made"
+                      " anew only when no backup uses a bitmap of it",
+                      d->store_path);
+  /* Its thread may be about to remove the file. */
+  store_stop (old);
+  get_identity (d, &identity);
+  r = open_store (d, &identity, OPEN_ANEW, &s, err);
+  if (r < 0)
+    return r;
+  r = dirty_detach_store (d->dirty);
+  if (r < 0) {
+    store_abandon (s);
+    return error_set_errno (err, -r, "disk '%s': store", d->name);
+  }
+  r = attach_new_store (d, s, err);
+  store_abandon (old);
+  if (r == 0)
+    log_warning ("store '%s': a new one has taken the place of the one that"
+                 " failed", d->store_path);
+  return r;
+}
+
 /* [gate closed] */
 static int
 make_store (struct disk *d, struct error *err)
 {
+  struct store_identity identity;
+  struct store *s;
+  int r;
+
+  if (d->store && !dirty_can_persist (d->dirty)) {
+    r = replace_store (d, err);
+    /* The one that stays is perhaps still to be marked. */
+    if (r < 0 && d->is_started)
+      (void) store_start (d->store);
+    return r;
+  }
   if (d->store)
-    return dirty_can_persist (d->dirty) ? 0 :
-      error_set (err, EIO, "store '%.100s' has failed; once that can be written"
-                 " again, the next start of the server makes it work",
-                 d->store_path);
+    return 0;
   if (d->store_path == NULL) {
     if (qcow2_can_hold_bitmaps (d->node) && !blk_is_read_only (d->node))
       return 0;
@@ -303,9 +354,27 @@ make_store (struct disk *d, struct error *err)
                       " (store=PATH gives one to a disk that the server is"
                       " started with)");
   }
-  if (d->store_problem[0])
+  if (d->store_problem[0] && (d->is_store_foreign || !d->is_started))
     return error_set (err, EINVAL, "%s", d->store_problem);
-  return attach_new_store (d, err);
+  /* One that could not be read has missed all changes since. */
+  get_identity (d, &identity);
+  r = open_store (d, &identity, d->store_problem[0] ? OPEN_ANEW : OPEN_OR_MAKE,
+                  &s, err);
+  return r < 0 ? r : attach_new_store (d, s, err);
+}
+
+/* A store's thread closes the gate when the store has failed, and has to be
+ * stopped before another one takes its place.
+ */
+static void
+await_failure (struct disk *d)
+{
+  struct store *s = dirty_ref_store (d->dirty);
+
+  if (s == NULL)
+    return;
+  store_await_failure (s);
+  store_unref (s);
 }
 
 int
@@ -313,6 +382,7 @@ disk_make_store (struct disk *d, struct error *err)
 {
   int r;
 
+  await_failure (d);
   gate_close (&d->gate);
   r = make_store (d, err);
   gate_open (&d->gate);
@@ -343,6 +413,12 @@ struct store *
 disk_store (struct disk *d)
 {
   return d->store;
+}
+
+struct store *
+disk_ref_store (struct disk *d)
+{
+  return dirty_ref_store (d->dirty);
 }
 
 const char *

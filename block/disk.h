@@ -112,11 +112,14 @@ int disk_bitmap_merge (struct disk *disk, const char *target,
                        size_t nr_sources, struct error *err);
 
 /* Persistent bitmaps.  disk_make_store: there is a store that works, or an
- * image that keeps bitmaps; else -errno, and why.  disk_store: NULL = none
- * (yet).
+ * image that keeps bitmaps; else -errno, and why.  One that has failed is
+ * replaced by a new one.  disk_store: NULL = none (yet); for those that know
+ * that none is being replaced.  disk_ref_store: for all others, to be given
+ * to store_unref.
  */
 int disk_make_store (struct disk *disk, struct error *err);
 struct store *disk_store (struct disk *disk);
+struct store *disk_ref_store (struct disk *disk);
 /* Would a persistent bitmap be one just now?  [gate closed] */
 bool disk_can_persist (struct disk *disk);
 /* Can the disk have a store at all? */

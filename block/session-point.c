@@ -237,7 +237,8 @@ commit_all (struct session *s)
 }
 
 /* What takes time and would else be done with the gates closed.  What fails
- * here fails there again, if it matters.
+ * here fails there again, if it matters.  A bitmap that has to be made anew may
+ * need a store for that, or one in the place of a store that has failed.
  */
 static void
 prepare (struct session *s)
@@ -250,7 +251,7 @@ prepare (struct session *s)
     if (sd->mode == SESSION_COPY)
       continue;
     bm = dirty_find (disk_dirty (sd->disk), sd->bitmap_name);
-    if (bm)
+    if (bm && !dirty_is_inconsistent (bm))
       dirty_prepare_freeze (disk_dirty (sd->disk), bm);
     else if (disk_can_have_store (sd->disk))
       disk_make_store (sd->disk, NULL);

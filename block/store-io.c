@@ -231,6 +231,20 @@ system_allocate (const struct store_io *io, void *opaque, uint64_t off,
   return write_zeroes (io, file, off, len);
 }
 
+/* A file that has been copied may have lost blocks that held zeroes. */
+static int
+system_reserve (const struct store_io *io, void *opaque, uint64_t off,
+                uint64_t len)
+{
+  struct system_file *file = opaque;
+  int r;
+
+  do
+    r = fallocate (file->fd, FALLOC_FL_KEEP_SIZE, (off_t) off, (off_t) len);
+  while (r < 0 && errno == EINTR);
+  return r == 0 || errno == EOPNOTSUPP || errno == ENOSYS ? 0 : -errno;
+}
+
 static int
 system_sync (const struct store_io *io, void *opaque)
 {
@@ -384,6 +398,7 @@ const struct store_io store_io_system = {
   .pread = system_pread,
   .pwrite = system_pwrite,
   .allocate = system_allocate,
+  .reserve = system_reserve,
   .sync = system_sync,
   .next_data = system_next_data,
   .map = system_map,

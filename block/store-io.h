@@ -52,6 +52,12 @@ struct store_io {
    */
   int (*allocate) (const struct store_io *io, void *file, uint64_t off,
                    uint64_t len);
+  /* The range, of the file as it is, has blocks, so that nothing that is stored
+   * into a map of it fails for want of room; what it reads as stays.  Nothing
+   * where the system cannot do that.
+   */
+  int (*reserve) (const struct store_io *io, void *file, uint64_t off,
+                  uint64_t len);
   /* All of the file, its size too. */
   int (*sync) (const struct store_io *io, void *file);
   /* The first part of [off, end), of pages, that may be other than zero; len 0

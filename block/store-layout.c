@@ -54,6 +54,15 @@ store_sync_map (struct store *s, const struct store_map *map)
   return s->io->sync_map (s->io, s->file, map->addr, (size_t) map->len);
 }
 
+int
+store_map_existing (struct store *s, uint64_t off, uint64_t len,
+                    struct store_map *ret)
+{
+  int r = s->io->reserve (s->io, s->file, off, len);
+
+  return r < 0 ? r : store_map (s, off, len, ret);
+}
+
 /* The end of the first part in use that overlaps [off, off+len), or 0. */
 static uint64_t
 end_of_conflict_locked (const struct store *s, uint64_t off, uint64_t len)
@@ -148,7 +157,7 @@ store_array_at (struct store *s, uint64_t off, uint64_t nr_bits,
                 struct store_array **ret)
 {
   struct store_map map = { .addr = NULL };
-  int r = store_map (s, off, store_array_bytes (nr_bits), &map);
+  int r = store_map_existing (s, off, store_array_bytes (nr_bits), &map);
 
   return r < 0 ? r : add_array (s, &map, nr_bits, ret);
 }
@@ -388,5 +397,6 @@ store_mark_or_remove (struct store *s)
                        STORE_IO_DURABLE);
   if (a == 0 || b == 0)
     return true;
-  return s->io->unlink (s->io, s->path) == 0;
+  s->is_removed = s->io->unlink (s->io, s->path) == 0;
+  return s->is_removed;
 }

@@ -4,7 +4,8 @@
  *
  * A store appears under its name only when it is complete.  What is no store,
  * or one of a newer version, is left alone; one that is damaged is renamed to
- * "PATH.damaged" and a new one takes its place.
+ * "PATH.damaged" and a new one takes its place.  A new one is put over one that
+ * has failed in one step, too: until it has a table nobody believes it.
  *
  * Called by whoever opens the disk.
  */
@@ -257,10 +258,10 @@ find (struct store *s, struct error *err)
                    " bytes", size, s->header.file_len);
   if (r < 0)
     return r;
-  r = store_map (s, STORE_LIVE_OFF, STORE_PAGE, &s->live_map);
+  r = store_map_existing (s, STORE_LIVE_OFF, STORE_PAGE, &s->live_map);
   if (r == 0)
-    r = store_map (s, s->header.intent_off, s->header.intent_len,
-                   &s->intent_map);
+    r = store_map_existing (s, s->header.intent_off, s->header.intent_len,
+                            &s->intent_map);
   if (r < 0)
     return error_set_errno (err, -r, "store '%.100s': cannot map", s->path);
   s->live = s->live_map.addr;
@@ -268,15 +269,52 @@ find (struct store *s, struct error *err)
 }
 
 static int
+error_busy (const struct store *s, struct error *err)
+{
+  return error_set (err, EBUSY, "store '%.150s' is in use by another process"
+                    " or disk", s->path);
+}
+
+/* -EBUSY: another process has what is there. */
+static int
+check_place (struct store *s, const struct store_options *options)
+{
+  void *file;
+  int r;
+
+  if (options->replaces && !options->replaces->is_removed)
+    return 0;
+  r = s->io->open (s->io, s->path, STORE_IO_EXISTING, &file);
+  if (r == 0)
+    s->io->close (s->io, file);
+  return r == -EBUSY ? r : 0;
+}
+
+static int
+open_new (struct store *s, const struct store_options *options,
+          struct error *err)
+{
+  int r = check_place (s, options);
+
+  if (r < 0)
+    return error_busy (s, err);
+  r = create (s, options);
+  return r < 0 ? error_set_errno (err, -r, "store '%.100s': cannot be made"
+                                  " anew", s->path) : 0;
+}
+
+static int
 open_file (struct store *s, const struct store_options *options,
            struct error *err)
 {
   struct error damage = ERROR_INIT;
-  int r = s->io->open (s->io, s->path, STORE_IO_EXISTING, &s->file);
+  int r;
 
+  if (options->is_new)
+    return open_new (s, options, err);
+  r = s->io->open (s->io, s->path, STORE_IO_EXISTING, &s->file);
   if (r == -EBUSY)
-    return error_set (err, EBUSY, "store '%.150s' is in use by another process"
-                      " or disk", s->path);
+    return error_busy (s, err);
   if (r == -ENOENT && options->must_exist)
     return r;
   if (r < 0 && r != -ENOENT)

@@ -38,7 +38,6 @@ struct store {
   struct store_map live_map;
   struct store_live *live;
   uint64_t max_active;
-  bool has_thread;
   pthread_t thread;
   char loss[STORE_REASON_SIZE];
   uint64_t recovered_regions;
@@ -46,7 +45,7 @@ struct store {
   bool is_believed;
 
   /* Atomic. */
-  _Atomic unsigned refs;        /* the owner's, and one for each array */
+  _Atomic unsigned refs;        /* the owner's, one for each array, others */
   _Atomic bool has_failed;
   _Atomic uint64_t live_synced; /* a time of change that is on disk */
   _Atomic bool is_copy_due;     /* the older slot has an older table; changed
@@ -57,9 +56,11 @@ struct store {
   pthread_cond_t changed;
   bool is_claimed;
   bool is_retiring;
+  bool has_thread;
   bool is_stopping;
   bool is_failing;              /* somebody is recording it */
-  bool is_failure_known;        /* the function has been called */
+  bool is_failure_known;        /* the function has been called, */
+  bool is_failure_told;         /* and has returned */
   bool is_failure_durable;
   char failure[STORE_REASON_SIZE];
   void (*on_failure) (void *opaque);
@@ -71,6 +72,7 @@ struct store {
 
   /* Changed by whoever has the claim, or during open and close. */
   bool locks_maps;              /* since store_start */
+  bool is_removed;              /* has no file of that name any more */
   struct store_header header;   /* as it is on disk */
   uint64_t older_slot;          /* where the slot is that does not hold */
   struct store_record *records; /* likewise; header.nr_bitmaps */
@@ -85,7 +87,6 @@ struct store {
 
 /* store.c */
 int store_new (const struct store_options *options, struct store **ret);
-void store_unref (struct store *s);
 /* The latest of the times in the live page. */
 uint64_t store_last_change (const struct store *s);
 /* Start the intents over the map that header says. */
@@ -94,6 +95,9 @@ int store_start_intents (struct store *s);
 /* store-layout.c */
 int store_map (struct store *s, uint64_t off, uint64_t len,
                struct store_map *ret);
+/* Of what another process has left. */
+int store_map_existing (struct store *s, uint64_t off, uint64_t len,
+                        struct store_map *ret);
 void store_unmap (struct store *s, struct store_map *map);
 int store_sync_map (struct store *s, const struct store_map *map);
 /* A place of len bytes (whole pages) that nothing uses, with zeroes, mapped. */

@@ -8,7 +8,8 @@
  *     also across a change of the size (store_set_size) and a clean close
  *     (seal).  What lies where in the file: store-layout.c.
  *
- * Failure, has_failed: false -> true [record_failure], for good.
+ * Failure, has_failed: false -> true [record_failure], for good: what works
+ *     again is another store, in its place (store_options.is_new).
  *
  * store_claim to store_unclaim: any thread without locks, or one that has
  * closed the gate; the claim is never kept while waiting for the gate.  The
@@ -149,7 +150,7 @@ store_on_failure (struct store *s, void (*function) (void *opaque),
 
   s->on_failure = function;
   s->opaque = opaque;
-  s->is_failure_known = false;
+  s->is_failure_known = s->is_failure_told = false;
   pthread_cond_broadcast (&s->changed);
 }
 
@@ -194,6 +195,10 @@ follow_up_failure (struct store *s)
   lock_release (&s->lock);
   if (function)
     function (opaque);
+  lock_acquire (&s->lock);
+  s->is_failure_told = true;
+  pthread_cond_broadcast (&s->changed);
+  lock_release (&s->lock);
   if (is_durable)
     return;
   store_claim (s);
@@ -202,6 +207,30 @@ follow_up_failure (struct store *s)
   lock_acquire (&s->lock);
   s->is_failure_durable = is_durable;
   lock_release (&s->lock);
+}
+
+static bool
+is_to_be_told_locked (const struct store *s)
+{
+  lock_assert_held (&s->lock);
+  return s->has_thread && !s->is_stopping && !s->is_failure_told;
+}
+
+void
+store_await_failure (struct store *s)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  while (atomic_load (&s->has_failed) && is_to_be_told_locked (s))
+    lock_wait (&s->lock, &s->changed);
+}
+
+bool
+store_is_over (struct store *s)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  return atomic_load (&s->has_failed) && !is_to_be_told_locked (s);
 }
 
 /*---- Changes in progress ----*/
@@ -450,32 +479,47 @@ lock_maps (struct store *s)
   store_unclaim (s);
 }
 
+static bool
+has_thread (struct store *s)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  return s->has_thread;
+}
+
+static void
+set_thread (struct store *s, bool has_thread, bool is_stopping)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  s->has_thread = has_thread;
+  s->is_stopping = is_stopping;
+  pthread_cond_broadcast (&s->changed);
+}
+
 int
 store_start (struct store *s)
 {
   int r;
 
-  if (s->has_thread)
+  if (has_thread (s))
     return 0;
   lock_maps (s);
-  s->is_stopping = false;
+  set_thread (s, true, false);
   r = pthread_create (&s->thread, NULL, retire_now_and_then, s);
-
-  s->has_thread = r == 0;
+  if (r != 0)
+    set_thread (s, false, false);
   return -r;
 }
 
 void
 store_stop (struct store *s)
 {
-  if (!s->has_thread)
+  if (!has_thread (s))
     return;
-  lock_acquire (&s->lock);
-  s->is_stopping = true;
-  pthread_cond_broadcast (&s->changed);
-  lock_release (&s->lock);
+  set_thread (s, true, true);
   pthread_join (s->thread, NULL);
-  s->has_thread = false;
+  set_thread (s, false, false);
 }
 
 /*---- Size ----*/
@@ -566,6 +610,13 @@ store_new (const struct store_options *options, struct store **ret)
   }
   *ret = s;
   return 0;
+}
+
+struct store *
+store_ref (struct store *s)
+{
+  atomic_fetch_add_explicit (&s->refs, 1, memory_order_relaxed);
+  return s;
 }
 
 void

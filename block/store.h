@@ -51,6 +51,10 @@ struct store_options {
   uint64_t max_active;          /* regions; 0 = default */
   bool must_exist;              /* -ENOENT rather than make it; without a
                                    message, as that is nothing unusual */
+  bool is_new;                  /* an empty one in the place of what is there,
+                                   unless another process has that */
+  struct store *replaces;       /* is_new: what is there is perhaps this one,
+                                   which has failed; or NULL */
   /* Make the size of the disk durable; NULL = it is.  Called by store_open if
    * the disk was being resized, when it may have its old size again after a
    * power cut.
@@ -115,8 +119,14 @@ void store_stop (struct store *s);
  * store is gone, also on failure; its arrays may be freed later.
  */
 int store_close (struct store *s, const struct store_identity *identity);
-/* As if the process had died: for tests. */
+/* As if the process had died: for tests, and for one that has been replaced. */
 void store_abandon (struct store *s);
+
+/* One more reference: the store stays, as it is, until the last one is given
+ * back.  Any thread.
+ */
+struct store *store_ref (struct store *s);
+void store_unref (struct store *s);
 
 /* A new array of nr_bits clear bits, on disk too. */
 int store_array_new (struct store *s, uint64_t nr_bits,
@@ -165,6 +175,14 @@ void store_fail (struct store *s, const char *what, int error);
  */
 void store_on_failure (struct store *s, void (*function) (void *opaque),
                        void *opaque);
+/* If the store has failed and its thread runs: wait until that function has
+ * returned.  Not with the gate closed.
+ */
+void store_await_failure (struct store *s);
+/* Has it failed, and is there nothing to wait for?  Then the thread can be
+ * stopped with the gate closed.
+ */
+bool store_is_over (struct store *s);
 
 /* Called with each pass of store_retire that is not for all, without locks. */
 void store_on_pass (struct store *s, void (*function) (void *opaque),

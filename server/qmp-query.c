@@ -116,6 +116,20 @@ store_to_json (struct store *store)
   return NULL;
 }
 
+/* If the disk has one. */
+static int
+add_store (json_t *o, struct disk *disk)
+{
+  struct store *store = disk_ref_store (disk);
+  int r;
+
+  if (store == NULL)
+    return 0;
+  r = json_object_set_new (o, "store", store_to_json (store));
+  store_unref (store);
+  return r;
+}
+
 static int
 backing_depth (const struct blk *blk)
 {
@@ -167,9 +181,8 @@ node_to_json (struct node *n)
   if (o && json_array_size (bitmaps) > 0)
     r |= json_object_set (o, "dirty-bitmaps", bitmaps);
   json_decref (bitmaps);
-  if (o && n->disk && disk_store (n->disk))
-    r |= json_object_set_new (o, "store",
-                              store_to_json (disk_store (n->disk)));
+  if (o && n->disk)
+    r |= add_store (o, n->disk);
   if (r == 0)
     return o;
   json_decref (o);

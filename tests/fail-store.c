@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Preloaded into a server: while the file $FAIL_WHILE exists, nothing that is
  * written to a store (NAME.tidemark, with pwritev2, msync or fdatasync) gets to
- * the disk, nor can it be removed.
+ * the disk, nor can it be removed.  With FAIL_AS=full it can, but not be made:
+ * there is no room to write anything.
  */
 #include "config.h"
 
@@ -16,13 +17,21 @@
 #include <unistd.h>
 
 static bool
+is_full (void)
+{
+  const char *as = getenv ("FAIL_AS");
+
+  return as && strcmp (as, "full") == 0;
+}
+
+static bool
 fires (void)
 {
   const char *file = getenv ("FAIL_WHILE");
 
   if (file == NULL || access (file, F_OK) < 0)
     return false;
-  errno = EIO;
+  errno = is_full () ? ENOSPC : EIO;
   return true;
 }
 
@@ -71,5 +80,6 @@ fdatasync (int fd)
 __attribute__ ((visibility ("default"))) int
 unlink (const char *path)
 {
-  return is_store (path) && fires () ? -1 : NEXT (unlink) (path);
+  return is_store (path) && !is_full () && fires () ? -1
+    : NEXT (unlink) (path);
 }

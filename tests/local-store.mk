@@ -11,9 +11,9 @@ EXTRA_DIST += test-store-locked.sh
 if !SANITIZERS
 SCRIPT_TESTS += test-store-locked.sh
 endif
-SCRIPT_TESTS += test-store-fails.sh test-store-power.sh
+SCRIPT_TESTS += test-store-fails.sh test-store-full.sh test-store-power.sh
 EXTRA_DIST += store_util.py
-# Preloaded by test-store-fails.sh.
+# Preloaded by test-store-fails.sh and test-store-full.sh.
 check_PROGRAMS += fail-store.so
 fail_store_so_SOURCES = fail-store.c
 fail_store_so_CFLAGS = $(AM_CFLAGS) -fno-sanitize=all

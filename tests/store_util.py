@@ -23,3 +23,17 @@ def crash_host(disk, store):
             f.seek(off)
             f.write(slot)
     os.utime(disk, (1, 1))
+
+
+LIVE, LIVE_SLOT, NR_LIVE_SLOTS = 2 * SLOT_SIZE, 64, 32
+
+
+def lose_live_page(store, last_change):
+    """What is on the disk of the live page knows of no failure; it is as old as
+    last_change, in seconds."""
+    with open(store, "r+b") as f:
+        f.seek(LIVE + 8)
+        f.write(struct.pack("<I", 0))
+        for i in range(1, NR_LIVE_SLOTS + 1):
+            f.seek(LIVE + i * LIVE_SLOT)
+            f.write(struct.pack("<IIQ", 0, 0, last_change * 10 ** 9))

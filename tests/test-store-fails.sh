@@ -18,7 +18,7 @@ import struct
 import sys
 import time
 from qmp_client import QmpError
-from store_util import crash_host, SLOTS
+from store_util import crash_host, lose_live_page, SLOTS
 from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal, fail
 
 tmp, preload = sys.argv[1:]
@@ -71,11 +71,10 @@ with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
     check(not is_failed(), "it cannot have been recorded yet")
     d.write("vda", 100 << 20, 4096)
 
-    os.unlink(DEAD)
-    # Not before the next start, and not for a disk that has no store.
+    # Not while it cannot be written, and not for a disk that has no store.
     q.execute("blockdev-add", {"driver": "raw", "node-name": "added", "file": {
         "driver": "file", "filename": tmp + "/added.raw"}})
-    for node, text in (("vda", "the next start of the server"),
+    for node, text in (("vda", "cannot be made anew: Input/output error"),
                        ("added", "disk 'added' has no store")):
         try:
             q.execute("block-dirty-bitmap-add",
@@ -83,6 +82,8 @@ with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
             fail("a persistent bitmap without a store")
         except QmpError as e:
             check(text in e.desc, e.desc)
+    check_equal(store_of(q)["failed"], True, "after the attempt")
+    os.unlink(DEAD)
     end = time.monotonic() + TIMEOUT
     while not is_failed():
         if time.monotonic() > end:
@@ -101,12 +102,79 @@ with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
     check("the store failed" in disk["why"], disk["why"])
     q.execute("backup-end", {"id": s["id"], "success": True})
 
+# It can be written again: the next persistent bitmap makes a new store, and
+# what the old one had stays inconsistent, also after a kill; a full backup
+# makes its bitmap anew.
+def fails_and_works_again(d, q, make_works):
+    open(DEAD, "w").close()
+    d.write("vda", 200 << 20, 4096)
+    q.wait_event("BITMAP_INCONSISTENT")
+    os.unlink(DEAD)
+    make_works()
+    store = store_of(q)
+    check_equal(store["failed"], False, "failed")
+    check("reason" not in store, "a reason for nothing")
+    d.write("vda", 30 << 20, 4096)
+
+
+def backup(q, bitmap):
+    s = q.execute("backup-begin", {"bitmap": bitmap})
+    q.execute("backup-end", {"id": s["id"], "success": True})
+    return s["disks"][0]
+
+
+with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
+                                "FAIL_WHILE": DEAD}) as d, d.qmp() as q:
+    d.write("vda", 10 << 20, 4096)
+    # By a command; a backup in progress has to end first.
+    add = {"node": "vda", "name": "c", "persistent": True}
+    s = q.execute("backup-begin", {"bitmap": "b"})
+
+    def add_too_early():
+        try:
+            q.execute("block-dirty-bitmap-add", add)
+            fail("made anew under a backup")
+        except QmpError as e:
+            check("only when no backup uses a bitmap of it" in e.desc, e.desc)
+        q.execute("backup-end", {"id": s["id"], "success": True})
+        check_equal(d.bitmaps(q)["b"]["status"], "inconsistent", "its end")
+        q.execute("block-dirty-bitmap-add", add)
+
+    fails_and_works_again(d, q, add_too_early)
+    check_equal(d.bitmaps(q)["c"]["persistent"], True, "persistent")
+    d.stop(signal.SIGKILL)
+with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
+                                "FAIL_WHILE": DEAD}) as d, d.qmp() as q:
+    bitmaps = d.bitmaps(q)
+    check_equal(bitmaps["b"]["status"], "inconsistent", "it was lost")
+    check("the store failed" in bitmaps["b"]["reason"], "%r" % bitmaps)
+    check_equal((bitmaps["c"]["status"], bitmaps["c"]["count"]),
+                ("active", 65536), "the new one")
+    # By a full backup, of the bitmap that was lost.
+    check_equal(backup(q, "b")["mode"], "full", "mode")
+    check_equal(backup(q, "b")["mode"], "incremental", "mode")
+    fails_and_works_again(d, q, lambda: check_equal(
+        backup(q, "b")["mode"], "full", "after the second failure"))
+    check_equal(d.bitmaps(q)["b"]["persistent"], True, "persistent")
+    check_equal(d.bitmaps(q)["c"]["status"], "inconsistent", "the other")
+    d.stop(signal.SIGKILL)
+with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
+    check_equal(d.bitmaps(q)["b"]["count"], 65536, "after the kill")
+    check_equal(backup(q, "b")["mode"], "incremental", "after the kill")
+    check_equal(d.stop(), 0, "exit status")
+
 # One that never can be written again: the server ends, killed or not, without
 # having recorded it.  What was stored into the live page tells, also after a
-# crash of the host if the page got to the disk.
-for sig, is_other_boot in ((signal.SIGTERM, False), (signal.SIGKILL, False),
-                           (signal.SIGKILL, True)):
-    what = "signal %d, other boot: %s" % (sig, is_other_boot)
+# crash of the host if the page got to the disk.  Else the disk's time does, if
+# it is more than a minute after what is on the disk of the page: that far goes
+# what docs/format.md promises.
+for sig, is_other_boot, age, text in (
+        (signal.SIGTERM, False, None, "the store failed"),
+        (signal.SIGKILL, False, None, "the store failed"),
+        (signal.SIGKILL, True, None, "the store failed"),
+        (signal.SIGKILL, True, 61, "another program has changed the disk"),
+        (signal.SIGKILL, True, 59, None)):
+    what = "signal %d, other boot: %s, age: %r" % (sig, is_other_boot, age)
     with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
                                     "FAIL_WHILE": DEAD}) as d, d.qmp() as q:
         check_equal(d.bitmaps(q)["b"]["status"], "active", what)
@@ -119,10 +187,14 @@ for sig, is_other_boot in ((signal.SIGTERM, False), (signal.SIGKILL, False),
     os.unlink(DEAD)
     if is_other_boot:
         crash_host(RAW, STORE)
+    if age:
+        lose_live_page(STORE, 1000)
+        os.utime(RAW, (1000 + age, 1000 + age))
     with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
         bitmap = d.bitmaps(q)["b"]
-        check_equal(bitmap["status"], "inconsistent", what)
-        check("the store failed" in bitmap["reason"], bitmap["reason"])
+        check_equal(bitmap["status"], "inconsistent" if text else "active",
+                    what)
+        check(text is None or text in bitmap["reason"], "%r" % bitmap)
         s = q.execute("backup-begin", {"bitmap": "b"})
         q.execute("backup-end", {"id": s["id"], "success": True})
         check_equal(d.stop(), 0, what)

@@ -308,11 +308,16 @@ model_merge (struct model *m, const char *target, const char *source)
 }
 
 void
-model_freeze (struct model *m, const char *name)
+model_freeze (struct model *m, const char *name, bool is_anew)
 {
   struct table *t = begin (m);
   struct bitmap_model *b = get (t, name);
 
+  if (is_anew) {
+    reset_record (t, b, &b->since_base);
+    memset (&b->base, 0, sizeof b->base);
+    b->is_recording = true;
+  }
   /* One that was disabled records until the end, and in case of success on. */
   if (!b->is_recording)
     memset (&b->base, 0, sizeof b->base);

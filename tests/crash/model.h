@@ -41,7 +41,8 @@ void model_clear (struct model *m, const char *name);
 void model_set_recording (struct model *m, const char *name,
                           bool is_recording);
 void model_merge (struct model *m, const char *target, const char *source);
-void model_freeze (struct model *m, const char *name);
+/* is_anew: it could not be used, so a new one takes its place. */
+void model_freeze (struct model *m, const char *name, bool is_anew);
 /* The frozen bits go; the bitmap counts from point. */
 void model_drop (struct model *m, const char *name,
                  const struct point_id *point);

@@ -428,6 +428,22 @@ must (struct world *w, int r, struct error *err)
     wrong ("a command fails: %s", err->msg);
 }
 
+/* The store has failed: the full backup makes the bitmap anew, and if that can
+ * be written, a store in the place of the one that failed.
+ */
+static bool
+is_lost (struct world *w, const char *name)
+{
+  struct dirty_bitmap *bm = dirty_find (disk_dirty (w->disk), name);
+  bool yes;
+
+  if (bm == NULL)
+    abort ();
+  yes = dirty_is_inconsistent (bm);
+  dirty_unref (bm);
+  return yes;
+}
+
 static void
 begin_session (struct world *w, const char *name)
 {
@@ -441,7 +457,7 @@ begin_session (struct world *w, const char *name)
   struct error err;
 
   snprintf (w->session_bitmap, sizeof w->session_bitmap, "%s", name);
-  model_freeze (w->model, name);
+  model_freeze (w->model, name, is_lost (w, name));
   must (w, session_begin (w->sessions, &request, &w->session, &err), &err);
   if (w->has_failed)
     w->session = NULL;

@@ -277,6 +277,12 @@ io_allocate (const struct store_io *io, void *file, uint64_t off,
 }
 
 static int
+io_reserve (const struct store_io *io, void *file, uint64_t off, uint64_t len)
+{
+  return may_fail (io);
+}
+
+static int
 io_sync (const struct store_io *io, void *file)
 {
   int r = may_fail (io);
@@ -383,6 +389,7 @@ sim_io_init (struct sim_io *s, struct sim *sim, uint8_t boot_id)
     .pread = io_pread,
     .pwrite = io_pwrite,
     .allocate = io_allocate,
+    .reserve = io_reserve,
     .sync = io_sync,
     .next_data = io_next_data,
     .map = io_map,

@@ -2,12 +2,15 @@
 /* A disk's store when its file fails: the Nth operation, for every N.  Guests'
  * writes go on; and whoever opens the store afterwards either finds a superset
  * of what has changed, or is told that the bitmap cannot be used, or finds
- * none.  And many writers at once, with regions retired all the time.
+ * none.  And many writers at once, with regions retired all the time.  And what
+ * takes the place of a store that has failed, also when that fails, and under
+ * all that goes on meanwhile.
  */
 #include "config.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -227,9 +230,9 @@ run_scenario (void)
 }
 
 static void
-check_superset (struct disk *d)
+check_superset (struct disk *d, const char *name)
 {
-  struct dirty_bitmap *bm = dirty_find (disk_dirty (d), "b");
+  struct dirty_bitmap *bm = dirty_find (disk_dirty (d), name);
   struct dirty_info info;
 
   if (bm == NULL)
@@ -262,7 +265,7 @@ check_consistent (struct disk *d, uint64_t size)
   assert_int_equal (bitmap_size (dirty_bits (bm)), size);
   gate_open (disk_gate (d));
   dirty_unref (bm);
-  check_superset (d);
+  check_superset (d, "b");
 }
 
 static void
@@ -283,7 +286,7 @@ test_faults (void **state)
     atomic_store (&countdown, 0);
     if (disk_open (&o, &d, &err) < 0)
       fail_msg ("operation %d: %s", n, err.msg);
-    check_superset (d);
+    check_superset (d, "b");
     assert_int_equal (disk_close (d), 0);
   }
   /* The scenario without a fault has found its bitmap. */
@@ -377,7 +380,7 @@ test_sizes (void **state)
     assert_int_equal (disk_size (d), sizes[i]);
   }
   memset (truth, 1, sizeof truth);
-  check_superset (d);
+  check_superset (d, "b");
   assert_int_equal (disk_close (d), 0);
 }
 
@@ -467,6 +470,216 @@ test_queries (void **state)
   assert_int_equal (disk_close (d), 0);
 }
 
+/*---- A new one in its place ----*/
+
+static void
+assert_state (struct disk *d, const char *name, enum dirty_state state)
+{
+  struct dirty_bitmap *bm = dirty_find (disk_dirty (d), name);
+  struct dirty_info info;
+
+  assert_non_null (bm);
+  assert_int_equal (dirty_get_info (bm, &info), 0);
+  assert_true (info.is_persistent);
+  assert_int_equal (info.state, state);
+  if (state == DIRTY_INCONSISTENT)
+    assert_non_null (strstr (info.reason, "the store failed"));
+  free (info.name);
+  dirty_unref (bm);
+}
+
+/* A disk with a bitmap b, whose store has failed. */
+static struct disk *
+open_failed (void)
+{
+  const struct disk_options o = options ();
+  struct error err = ERROR_INIT;
+  struct disk *d;
+  unsigned i;
+
+  make_raw ();
+  memset (truth, 0, sizeof truth);
+  assert_int_equal (disk_open (&o, &d, &err), 0);
+  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
+                                     &err), 0);
+  atomic_store (&countdown, 1);
+  for (i = 0; !store_has_failed (disk_store (d)); i++)
+    guest_write (d, i);
+  assert_int_equal (atomic_load (&countdown), 0);
+  return d;
+}
+
+/* Operation n of making the new one fails; and then none does.  What is in it
+ * then is right after a kill.  Returns whether there is an operation n.
+ */
+static bool
+replace_with_fault (int n)
+{
+  const struct disk_options o = options ();
+  struct disk *d = open_failed ();
+  struct error err = ERROR_INIT;
+  bool has_fired;
+  int r;
+
+  atomic_store (&countdown, n);
+  r = disk_bitmap_add (d, "c", GRANULE, DIRTY_IS_PERSISTENT, &err);
+  has_fired = atomic_load (&countdown) <= 0;
+  atomic_store (&countdown, 0);
+  assert_true (has_fired || r == 0);
+  guest_write (d, 50);
+  if (r < 0 && disk_bitmap_add (d, "c", GRANULE, DIRTY_IS_PERSISTENT, &err) < 0)
+    fail_msg ("operation %d: %s", n, err.msg);
+  memset (truth, 0, sizeof truth);
+  guest_write (d, 60);
+  disk_abandon (d);
+  if (disk_open (&o, &d, &err) < 0)
+    fail_msg ("operation %d: %s", n, err.msg);
+  assert_state (d, "b", DIRTY_INCONSISTENT);
+  assert_state (d, "c", DIRTY_RECORDING);
+  check_superset (d, "c");
+  assert_int_equal (disk_close (d), 0);
+  return has_fired;
+}
+
+static void
+test_replace_faults (void **state)
+{
+  int n;
+
+  for (n = 1; replace_with_fault (n); n++)
+    ;
+  assert_true (n > 5);
+}
+
+/* Not under a backup, which goes on; and its end is too late for the bitmap. */
+static void
+test_replace_frozen (void **state)
+{
+  const struct disk_options o = options ();
+  struct error err = ERROR_INIT;
+  struct dirty_bitmap *bm;
+  struct disk *d;
+  unsigned i;
+
+  make_raw ();
+  assert_int_equal (disk_open (&o, &d, &err), 0);
+  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
+                                     &err), 0);
+  guest_write (d, 33);
+  bm = dirty_find (disk_dirty (d), "b");
+  gate_close (disk_gate (d));
+  assert_int_equal (dirty_freeze (disk_dirty (d), bm, &err), 0);
+  gate_open (disk_gate (d));
+  atomic_store (&countdown, 1);
+  for (i = 0; !store_has_failed (disk_store (d)); i++)
+    guest_write (d, i);
+  assert_int_equal (disk_bitmap_add (d, "c", GRANULE, DIRTY_IS_PERSISTENT,
+                                     &err), -EBUSY);
+  gate_close (disk_gate (d));
+  assert_true (bitmap_get (dirty_frozen_bits (bm), 33 * GRANULE));
+  dirty_merge_back (disk_dirty (d), bm);
+  gate_open (disk_gate (d));
+  dirty_unref (bm);
+  assert_state (d, "b", DIRTY_INCONSISTENT);
+  assert_int_equal (disk_bitmap_add (d, "c", GRANULE, DIRTY_IS_PERSISTENT,
+                                     &err), 0);
+  assert_state (d, "c", DIRTY_RECORDING);
+  assert_int_equal (disk_close (d), 0);
+}
+
+static void *
+flush_often (void *opaque)
+{
+  while (!atomic_load (&is_done))
+    assert_int_equal (disk_flush (opaque), 0);
+  return NULL;
+}
+
+static void *
+write_until_done (void *opaque)
+{
+  while (!atomic_load (&is_done))
+    write_often (opaque);
+  return NULL;
+}
+
+/* As query-block does it. */
+static void *
+look_often (void *opaque)
+{
+  struct dirty_info *infos;
+  struct store_info info;
+  struct store *s;
+  size_t nr;
+
+  while (!atomic_load (&is_done)) {
+    s = disk_ref_store (opaque);
+    assert_non_null (s);
+    store_get_info (s, &info);
+    store_unref (s);
+    assert_int_equal (dirty_list (disk_dirty (opaque), &infos, &nr), 0);
+    dirty_infos_free (infos, nr);
+    dirty_commit (disk_dirty (opaque));
+  }
+  return NULL;
+}
+
+/* Two ask for persistent bitmaps. */
+static void *
+add_often (void *opaque)
+{
+  struct error err;
+
+  while (!atomic_load (&is_done)) {
+    disk_bitmap_add (opaque, "d", GRANULE, DIRTY_IS_PERSISTENT, &err);
+    disk_bitmap_remove (opaque, "d", &err);
+  }
+  return NULL;
+}
+
+static void
+test_replace_races (void **state)
+{
+  static void *(*const mains[]) (void *opaque) = {
+    flush_often, write_until_done, look_often, add_often,
+  };
+  const struct disk_options o = options ();
+  struct error err = ERROR_INIT;
+  pthread_t threads[4];
+  struct disk *d;
+  unsigned i;
+
+  make_raw ();
+  assert_int_equal (disk_open (&o, &d, &err), 0);
+  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
+                                     &err), 0);
+  assert_int_equal (disk_start (d), 0);
+  atomic_store (&is_done, false);
+  for (i = 0; i < 4; i++)
+    pthread_create (&threads[i], NULL, mains[i], d);
+  for (i = 0; i < 20; i++) {
+    atomic_store (&countdown, 1 + i % 5);
+    while (atomic_load (&countdown) > 0)
+      sched_yield ();
+    while (disk_bitmap_add (d, "c", GRANULE, DIRTY_IS_PERSISTENT, &err) < 0)
+      ;
+    assert_int_equal (disk_bitmap_remove (d, "c", &err), 0);
+  }
+  atomic_store (&is_done, true);
+  for (i = 0; i < 4; i++)
+    pthread_join (threads[i], NULL);
+  memset (truth, 0, sizeof truth);
+  while (disk_bitmap_add (d, "c", GRANULE, DIRTY_IS_PERSISTENT, &err) < 0)
+    ;
+  guest_write (d, 13);
+  disk_stop (d);
+  disk_abandon (d);
+  assert_int_equal (disk_open (&o, &d, &err), 0);
+  assert_state (d, "c", DIRTY_RECORDING);
+  check_superset (d, "c");
+  assert_int_equal (disk_close (d), 0);
+}
+
 int
 main (void)
 {
@@ -476,6 +689,9 @@ main (void)
     cmocka_unit_test (test_sizes),
     cmocka_unit_test (test_resize_fails),
     cmocka_unit_test (test_queries),
+    cmocka_unit_test (test_replace_faults),
+    cmocka_unit_test (test_replace_frozen),
+    cmocka_unit_test (test_replace_races),
   };
 
   return cmocka_run_group_tests (tests, setup, teardown);
