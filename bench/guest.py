@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a guest that writes to its disk notices of a pull of this disk."""
+"""What a guest that writes to its disk notices of a pull of this disk.
+
+Whoever pulls is a process of the lowest priority: it would be on another host,
+and must not take the processor from the guest here."""
 import json
 import os
 import signal
@@ -8,6 +11,8 @@ import time
 
 from cases import MIB, Case, random_file, run
 from servers import Plugin, StorageDaemon, show
+
+NICE = ("nice", "-n", "19")
 
 
 class Guest:
@@ -67,7 +72,7 @@ class GuestRate (Case):
     def ours (self):
         with Plugin (self.tools, self.work, self.path ("disk"), "b0") as s:
             yield from self.both (
-                s, [self.tools.tidemark, "backup", "-q", "-b", "b0",
+                s, [*NICE, self.tools.tidemark, "backup", "-q", "-b", "b0",
                     "unix:" + s.control, self.path ("repo")],
                 self.alone (s.uri))
         run (["rm", "-rf", self.path ("repo")])
@@ -81,7 +86,7 @@ class GuestRate (Case):
             run (["qemu-img", "create", "-q", "-f", "qcow2", scratch,
                   str (self.moved ())])
             view, s.uri = start (s, scratch)
-            yield from self.both (s, ["nbdcopy", view, out], alone)
+            yield from self.both (s, [*NICE, "nbdcopy", view, out], alone)
         os.unlink (out)
         os.unlink (scratch)
 
