@@ -24,6 +24,8 @@ struct disk {
                                    which anything is known */
   char *store_path;             /* NULL = no store */
   struct store_options store_options;   /* less what changes */
+  disk_inconsistent_function on_inconsistent;
+  void *opaque;
 
   /* Written with the gate closed. */
   struct store *store;          /* NULL = none yet */

@@ -351,8 +351,7 @@ make_store (struct disk *d, struct error *err)
       return 0;
     return error_set (err, ENOTSUP, "disk '%s' has no store%s", d->name,
                       blk_is_read_only (d->node) ? ", it is read-only" :
-                      " (store=PATH gives one to a disk that the server is"
-                      " started with)");
+                      " (the option store=PATH gives it one)");
   }
   if (d->store_problem[0] && (d->is_store_foreign || !d->is_started))
     return error_set (err, EINVAL, "%s", d->store_problem);

@@ -244,6 +244,8 @@ copy_options (struct disk *d, const struct disk_options *options)
     d->scratch_dir = strdup (options->scratch_dir);
   d->scratch_limit = options->scratch_limit;
   d->on_scratch_error = options->on_scratch_error;
+  d->on_inconsistent = options->on_inconsistent;
+  d->opaque = options->opaque;
   return d->name && (d->scratch_dir || !options->scratch_dir) ? 0 : -ENOMEM;
 }
 
@@ -259,6 +261,15 @@ free_disk (struct disk *d)
   free (d->scratch_dir);
   free (d->name);
   free (d);
+}
+
+static void
+bitmap_inconsistent (void *opaque, const char *name, const char *reason)
+{
+  const struct disk *d = opaque;
+
+  if (d->on_inconsistent)
+    d->on_inconsistent (d->opaque, d->name, name, reason);
 }
 
 /* All of a disk but its bitmaps. */
@@ -278,8 +289,10 @@ make_disk (struct disk *d, const struct disk_options *options,
     r = disk_store_configure (d, options, file);
   if (r == 0)
     r = dirty_new (blk_size (node), &d->gate, &d->dirty);
-  if (r == 0)
+  if (r == 0) {
+    dirty_on_inconsistent (d->dirty, bitmap_inconsistent, d);
     r = cbw_new (node, &d->gate, &d->cbw);
+  }
   d->blk.block_size = node->block_size;
   d->blk.cluster_size = node->cluster_size;
   /* No max_request: a change must be whole when it enters the gate (I5). */
@@ -328,7 +341,8 @@ int
 disk_new (struct blk *node, const struct disk_options *options,
           struct disk **ret, struct error *err)
 {
-  return new_disk (node, options, NULL, NULL, ret, err);
+  return new_disk (node, options, options->file_stat ? options->file : NULL,
+                   options->file_stat, ret, err);
 }
 
 int

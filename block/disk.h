@@ -20,6 +20,14 @@
 #define DISK_NAME_MAX 255
 
 struct disk;
+struct statx;
+
+/* A bitmap has become inconsistent behind everybody's back; from a thread
+ * without locks.
+ */
+typedef void (*disk_inconsistent_function) (void *opaque, const char *disk,
+                                            const char *bitmap,
+                                            const char *reason);
 
 struct disk_options {
   const char *name;             /* letters, digits, "-", "_", "."; the NBD
@@ -36,6 +44,12 @@ struct disk_options {
    * file is a regular one; "" = nowhere.  Made with the first of them.
    */
   const char *store;
+  /* With disk_new: what file was before the node could change it; NULL = file
+   * is nothing that a store could know again.
+   */
+  const struct statx *file_stat;
+  disk_inconsistent_function on_inconsistent;   /* NULL = nobody asks */
+  void *opaque;
   /* For tests. */
   const struct store_io *store_io;
   uint64_t store_region_size;
@@ -45,7 +59,8 @@ struct disk_options {
 int disk_open (const struct disk_options *options, struct disk **ret,
                struct error *err);
 /* A disk over an open node, for tests and for nodes opened elsewhere.  Takes
- * ownership of node, on failure too.  options->file and format are not used.
+ * ownership of node, on failure too.  options->format is not used, file only
+ * with file_stat.
  */
 int disk_new (struct blk *node, const struct disk_options *options,
               struct disk **ret, struct error *err);

@@ -10,6 +10,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -31,6 +32,8 @@
 struct opening {
   struct nodes *nodes;
   struct node_vector *made;
+  const char *file;             /* where the data are, or NULL; and */
+  struct statx *stat;           /* what that was before it was used */
 };
 
 /* How a node is wanted by its parent. */
@@ -207,6 +210,11 @@ open_file (struct opening *o, struct node *node, json_t *options,
   if ((r == -EACCES || r == -EROFS || r == -EPERM) &&
       qmp_args_bool (options, "auto-read-only", false))
     r = open_path (filename, flags | BLK_FILE_READ_ONLY, &node->blk, err);
+  /* The very member of the options, not another file of the same name. */
+  if (r == 0 && filename == o->file
+      && statx (AT_FDCWD, filename, 0, STATX_BASIC_STATS | STATX_BTIME,
+                o->stat) < 0)
+    memset (o->stat, 0, sizeof *o->stat);
   return r;
 }
 
@@ -486,9 +494,12 @@ open_node (struct opening *o, json_t *options, const struct wanted *w,
 
 int
 node_open (struct nodes *n, json_t *options, struct node_vector *made,
-           struct error *err)
+           struct statx *ret_stat, struct error *err)
 {
-  struct opening o = { .nodes = n, .made = made };
+  struct opening o = {
+    .nodes = n, .made = made, .file = node_options_file (options),
+    .stat = ret_stat,
+  };
   const struct wanted w = { .role = NULL };
   struct node *top;
 

@@ -32,6 +32,8 @@ static const struct qmp_arg base_args[] = {
   { "auto-read-only", QMP_BOOL, false },
   { "force-share", QMP_BOOL, false },
   { "detect-zeroes", QMP_ENUM, false, detect_zeroes },
+  /* Ours, of the topmost node only; must be the last. */
+  { "store", QMP_STRING, false },
 };
 
 static const struct qmp_arg cache_args[] = {
@@ -241,7 +243,11 @@ check_values (json_t *options, struct error *err)
 {
   const char *zeroes = qmp_args_string (options, "detect-zeroes", "off");
   const char *discard = qmp_args_string (options, "discard", "ignore");
+  const char *store = qmp_args_string (options, "store", NULL);
 
+  if (store && store[0] != '/')
+    return error_set (err, EINVAL, "'store' must be an absolute path, not"
+                      " '%.100s'", store);
   if (strcmp (zeroes, "unmap") == 0 && strcmp (discard, "unmap") != 0 &&
       strcmp (discard, "on") != 0)
     return error_set (err, EINVAL, "setting detect-zeroes to unmap is not "
@@ -263,14 +269,15 @@ node_options_check (json_t *options, const char *path, struct error *err)
   const struct qmp_arg driver[] = { base_args[0], { NULL } }, *args;
   json_t *cache = json_object_get (options, "cache");
   char inner[QMP_PATH_MAX];
-  size_t i;
+  size_t i, nr_base;
 
   if (qmp_args_check_members (options, path, driver, err) < 0)
     return -EINVAL;
-  memcpy (table, base_args, sizeof base_args);
+  nr_base = NR_BASE - (path != NULL);
+  memcpy (table, base_args, nr_base * sizeof base_args[0]);
   args = args_of_driver (qmp_args_string (options, "driver", ""));
   for (i = 0; args && args[i].name; i++)
-    table[NR_BASE + i] = args[i];
+    table[nr_base + i] = args[i];
   if (qmp_args_check_members (options, path, table, err) < 0)
     return -EINVAL;
   join (inner, sizeof inner, path, "cache");
@@ -301,4 +308,17 @@ node_options_have_references (json_t *options)
       return true;
   }
   return false;
+}
+
+const char *
+node_options_file (json_t *options)
+{
+  const char *driver = qmp_args_string (options, "driver", "");
+  json_t *below = json_object_get (options, "file");
+
+  if (strcmp (driver, "file") == 0)
+    return qmp_args_string (options, "filename", NULL);
+  if (below == NULL)
+    below = json_object_get (options, "image");
+  return json_is_object (below) ? node_options_file (below) : NULL;
 }

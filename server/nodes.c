@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "log.h"
 #include "node-open.h"
@@ -152,6 +153,9 @@ check_lending (struct nodes *n, struct node *child, bool is_exclusive,
   lock_release (&n->lock);
   if (child->is_fixed || child->nr_readers > 0 || is_held)
     return error_set (err, EBUSY, "Node '%s' is in use", child->name);
+  if (disk_can_have_store (child->disk))
+    return error_set (err, EBUSY, "Node '%s' has a store for dirty bitmaps",
+                      child->name);
   if (dirty_list (disk_dirty (child->disk), &infos, &nr) < 0)
     return error_set_errno (err, ENOMEM, "Node '%s'", child->name);
   dirty_infos_free (infos, nr);
@@ -274,6 +278,8 @@ nodes_insert (struct nodes *n, struct node_vector *made,
     node_vector_append (&n->list, made->ptr[i]);
   lock_release (&n->lock);
   node_vector_reset (made);
+  if (disk_start (top->disk) < 0)
+    log_warning ("node '%s': the work on its store is done late", top->name);
   return 0;
 }
 
@@ -283,16 +289,22 @@ nodes_add (struct nodes *n, json_t *spec, const struct disk_options *options,
 {
   struct node_vector made = VECTOR_INIT;
   bool has_references = node_options_have_references (spec);
+  struct disk_options o = *options;
+  struct statx st = { .stx_mask = 0 };
   int r = 0;
 
   /* Nobody has to wait for a server that does not answer us. */
   if (!has_references)
-    r = node_open (n, spec, &made, err);
+    r = node_open (n, spec, &made, &st, err);
   nodes_begin_change (n);
   if (has_references)
-    r = node_open (n, spec, &made, err);
+    r = node_open (n, spec, &made, &st, err);
+  if (o.store) {
+    o.file = node_options_file (spec);
+    o.file_stat = &st;
+  }
   if (r == 0)
-    r = nodes_insert (n, &made, options, err);
+    r = nodes_insert (n, &made, &o, err);
   node_vector_reset (&made);
   nodes_end_change (n);
   return r;

@@ -11,6 +11,19 @@
 #include "qmp.h"
 #include "qmp-args.h"
 
+/* A store knows the file again in which its disk is: that of a node by name may
+ * have been written to.
+ */
+static bool
+is_lent (json_t *options)
+{
+  json_t *below = json_object_get (options, "file");
+
+  if (below == NULL)
+    below = json_object_get (options, "image");
+  return json_is_string (below) || (below && is_lent (below));
+}
+
 static int
 cmd_add (struct qmp_call *call, json_t **ret, struct error *err)
 {
@@ -19,6 +32,11 @@ cmd_add (struct qmp_call *call, json_t **ret, struct error *err)
   if (node_options_check (call->args, NULL, err) < 0)
     return -EINVAL;
   service_disk_defaults (call->service, &options);
+  options.store = qmp_args_string (call->args, "store", NULL);
+  if (options.store && is_lent (call->args))
+    return error_set (err, EINVAL, "'store' is for a node whose 'file' or"
+                      " 'image' is given here, not by the name of another"
+                      " node");
   return nodes_add (service_nodes (call->service), call->args, &options, err);
 }
 

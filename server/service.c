@@ -39,7 +39,6 @@ struct disk_spec {
   struct keyvals kv;            /* owns the strings of options */
   struct disk_options options;
   struct disk *disk;            /* once open */
-  struct service *service;
 };
 
 struct bitmap_spec {
@@ -436,21 +435,22 @@ service_has_listeners (const struct service *s)
     listeners_has (s->listeners, SERVICE_CONTROL);
 }
 
-/* dirty_inconsistent_function: tell whoever listens. */
+/* disk_inconsistent_function: tell whoever listens. */
 static void
-bitmap_inconsistent (void *opaque, const char *name, const char *reason)
+bitmap_inconsistent (void *opaque, const char *disk, const char *name,
+                     const char *reason)
 {
-  struct disk_spec *spec = opaque;
+  struct service *s = opaque;
   json_t *data;
 
-  log_warning ("disk '%s': bitmap '%s' is inconsistent: %s",
-               spec->options.name, name, reason);
-  if (spec->service->qmp == NULL)
+  log_warning ("disk '%s': bitmap '%s' is inconsistent: %s", disk, name,
+               reason);
+  if (s->qmp == NULL)
     return;
-  data = json_pack ("{sssoso}", "node", spec->options.name, "bitmap",
-                    qmp_text (name), "reason", qmp_text (reason));
+  data = json_pack ("{sssoso}", "node", disk, "bitmap", qmp_text (name),
+                    "reason", qmp_text (reason));
   if (data)
-    qmp_event (spec->service->qmp, "BITMAP_INCONSISTENT", data);
+    qmp_event (s->qmp, "BITMAP_INCONSISTENT", data);
   json_decref (data);
 }
 
@@ -464,13 +464,13 @@ open_disk (struct service *s, struct disk_spec *spec, struct error *err)
     options.scratch_dir = s->scratch_dir;
   if (options.scratch_limit == 0)
     options.scratch_limit = s->scratch_limit;
-  spec->service = s;
+  options.on_inconsistent = bitmap_inconsistent;
+  options.opaque = s;
   r = disk_open (&options, &spec->disk, err);
   if (r < 0) {
     error_prefix (err, "disk '%.64s'", options.name);
     return r;
   }
-  dirty_on_inconsistent (disk_dirty (spec->disk), bitmap_inconsistent, spec);
   if (nodes_add_fixed (s->nodes, spec->disk) < 0)
     return error_set_errno (err, ENOMEM, "disk '%.64s'", options.name);
   log_info ("disk '%s': %s, %" PRIu64 " bytes", options.name, options.file,
@@ -721,6 +721,8 @@ stop_disks (struct service *s)
   for (i = 0; i < s->disks.len; i++)
     if (s->disks.ptr[i].disk)
       disk_stop (s->disks.ptr[i].disk);
+  for (i = 0; s->nodes && i < nodes_nr_disks (s->nodes); i++)
+    disk_stop (nodes_disk (s->nodes, i));
 }
 
 int
@@ -866,10 +868,11 @@ service_send_event (struct service *s, const char *name, json_t *data)
 }
 
 void
-service_disk_defaults (const struct service *s, struct disk_options *ret)
+service_disk_defaults (struct service *s, struct disk_options *ret)
 {
   *ret = (struct disk_options) {
     .scratch_dir = s->scratch_dir, .scratch_limit = s->scratch_limit,
+    .on_inconsistent = bitmap_inconsistent, .opaque = s,
   };
 }
 

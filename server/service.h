@@ -92,7 +92,7 @@ void service_request_quit (struct service *s);
 void service_send_event (struct service *s, const char *name, json_t *data);
 
 /* Options of a disk that says nothing of its own; no name, no file. */
-void service_disk_defaults (const struct service *s, struct disk_options *ret);
+void service_disk_defaults (struct service *s, struct disk_options *ret);
 
 /* The disks that it was started with, fixed between open and free.  Commands
  * use nodes_find_disk, which knows those of blockdev-add as well.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 SCRIPT_TESTS += test-store-kill.sh test-store-qcow2.sh
-SCRIPT_TESTS += test-store-resize.sh test-store-trouble.sh
+SCRIPT_TESTS += test-store-nodes.sh test-store-resize.sh test-store-trouble.sh
 UNIT_TESTS += unit/test-store
 unit_test_store_SOURCES = unit/test-store.c unit/unit.h
 UNIT_TESTS += unit/test-intent

@@ -41,7 +41,15 @@ def is_failed():
     return False
 
 
-for path in RAW, tmp + "/added.raw":
+def wait_inconsistent(q, node, bitmap):
+    while True:
+        event = q.wait_event("BITMAP_INCONSISTENT")["data"]
+        if event["node"] == node:
+            check_equal(event["bitmap"], bitmap, "event")
+            return event
+
+
+for path in RAW, tmp + "/added.raw", tmp + "/stored.raw":
     with open(path, "wb") as f:
         f.truncate(256 << 20)
 with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
@@ -55,11 +63,21 @@ with Tidemarkd(tmp, *DISK, env={"LD_PRELOAD": preload,
                 store["active-regions"] * store["region-size"], "over-estimate")
     check("reason" not in store, "a reason for nothing")
 
+    # Another one, of a node that is added.
+    q.execute("blockdev-add", {
+        "driver": "raw", "node-name": "stored", "store": tmp + "/s.tidemark",
+        "file": {"driver": "file", "filename": tmp + "/stored.raw"}})
+    q.execute("block-dirty-bitmap-add",
+              {"node": "stored", "name": "s", "persistent": True})
+    q.execute("block-export-add", {"type": "nbd", "id": "e", "writable": True,
+                                   "node-name": "stored"})
+
     open(DEAD, "w").close()
     # A region that is not active.
     d.write("vda", 200 << 20, 4096)
-    event = q.wait_event("BITMAP_INCONSISTENT")["data"]
-    check_equal((event["node"], event["bitmap"]), ("vda", "b"), "event")
+    event = wait_inconsistent(q, "vda", "b")
+    d.write("stored", 0, 4096)
+    wait_inconsistent(q, "stored", "s")
     check("could not be written: Input/output error" in event["reason"],
           "reason: %r" % event["reason"])
     bitmap = d.bitmaps(q)["b"]
