@@ -164,6 +164,7 @@ qcow2_destroy (struct qcow2 *q)
   qcow2_reservations_reset (&q->reservations);
   qcow2_frees_reset (&q->frees);
   qcow2_ranges_reset (&q->protected);
+  qcow2_ranges_reset (&q->bitmaps);
   free (q->tables.slots);
   reqlist_destroy (&q->claims);
   pthread_cond_destroy (&q->changed);

@@ -425,6 +425,8 @@ finish (struct storing *s, struct error *err)
     return error_set (err, ENOSPC, "%s: there is no room for the bitmaps"
                       " extension in the first cluster", q->blk.name);
   if (error == 0) {
+    /* (What cannot be read again is not watched.) */
+    (void) qcow2_bitmaps_watch (q, NULL);
     free_old (s);
     error = qcow2_commit (q, true);
   }

@@ -289,6 +289,47 @@ qcow2_bitmaps_free (struct qcow2_bitmaps *b)
   memset (b, 0, sizeof *b);
 }
 
+/* Where the directory and the tables are. */
+static int
+collect (const struct qcow2_bitmaps *b, struct qcow2_ranges *ret)
+{
+  struct qcow2_range r = { b->dir_off, b->dir_len };
+  int error = 0;
+
+  if (b->nr > 0)
+    error = qcow2_ranges_append (ret, r);
+  for (size_t i = 0; i < b->nr && error == 0; i++) {
+    r = (struct qcow2_range) { b->ptr[i].table,
+                               (uint64_t) b->ptr[i].table_len * 8 };
+    if (!b->ptr[i].unusable[0] && r.len > 0)
+      error = qcow2_ranges_append (ret, r);
+  }
+  return error;
+}
+
+int
+qcow2_bitmaps_watch (struct qcow2 *q, struct error *err)
+{
+  struct qcow2_ranges ranges = VECTOR_INIT;
+  struct qcow2_bitmaps b;
+  struct error why = ERROR_INIT;
+  int error;
+
+  error = qcow2_bitmaps_read (&q->blk, &b, &why);
+  if (error == 0 && collect (&b, &ranges) < 0)
+    error = error_set_errno (&why, ENOMEM, "%s", q->blk.name);
+  qcow2_bitmaps_free (&b);
+  if (error < 0)
+    qcow2_ranges_reset (&ranges);
+  qcow2_overlap_set_bitmaps (q, &ranges);
+  /* What is damaged as a whole is given up before the first write. */
+  if (error == 0 || error == -EINVAL)
+    return 0;
+  if (err)
+    *err = why;
+  return error;
+}
+
 /* --- the bits */
 
 int

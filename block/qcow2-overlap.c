@@ -4,7 +4,8 @@
  *
  * Known are the header, L1 and the refcount table (qcow2_is_metadata), L2
  * tables and refcount blocks (a set of clusters), the snapshot table and the
- * L1 tables of snapshots (ranges).  Who finds an overlap marks the image
+ * L1 tables of snapshots, the directory and the tables of bitmaps (ranges).
+ * Who finds an overlap marks the image
  * corrupt, in its header too: from then on nothing is written to it.
  *
  * Called from threads that write, with the lock.
@@ -176,6 +177,8 @@ qcow2_overlap_load (struct qcow2 *q, struct error *err)
   int error;
 
   error = load_snapshots (q, err);
+  if (error == 0)
+    error = qcow2_bitmaps_watch (q, err);
   if (error < 0)
     return error;
   lock_acquire (&q->lock);
@@ -185,6 +188,18 @@ qcow2_overlap_load (struct qcow2 *q, struct error *err)
     qcow2_overlap_add (q, q->reftable.entries[i] & ~QCOW2_REFTABLE_RESERVED);
   lock_release (&q->lock);
   return 0;
+}
+
+/* --- bitmaps */
+
+void
+qcow2_overlap_set_bitmaps (struct qcow2 *q, struct qcow2_ranges *ranges)
+{
+  join_ranges (ranges);
+  lock_acquire (&q->lock);
+  qcow2_ranges_reset (&q->bitmaps);
+  q->bitmaps = *ranges;
+  lock_release (&q->lock);
 }
 
 /* --- the check */
@@ -211,7 +226,8 @@ hits (const struct qcow2 *q, uint64_t host, uint64_t len)
     >> q->cluster_bits;
 
   if (qcow2_is_metadata (q, host, len)
-      || is_in_ranges (&q->protected, host, len))
+      || is_in_ranges (&q->protected, host, len)
+      || is_in_ranges (&q->bitmaps, host, len))
     return true;
   for (; i <= end; i++)
     if (has (&q->tables, i))

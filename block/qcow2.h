@@ -241,6 +241,7 @@ struct qcow2 {
   struct qcow2_table l1;
   struct qcow2_table reftable;
   struct qcow2_set tables;      /* L2 tables and refcount blocks */
+  struct qcow2_ranges bitmaps;  /* their directory and tables; ascending */
   bool is_corrupt;              /* nothing is written any more */
   struct qcow2_slice **hash;
   size_t nr_buckets;            /* fixed after open; a power of two */
@@ -528,6 +529,8 @@ void qcow2_overlap_remove (struct qcow2 *q, uint64_t host);
  * lock for that.
  */
 int qcow2_overlap_check (struct qcow2 *q, uint64_t host, uint64_t len);
+/* Where the bitmaps' directory and tables are: taken, in any order. */
+void qcow2_overlap_set_bitmaps (struct qcow2 *q, struct qcow2_ranges *ranges);
 
 /* --- qcow2-commit.c */
 
@@ -617,6 +620,10 @@ int qcow2_extension_remove (struct qcow2 *q, uint32_t type);
  * nobody keeps up to date.  *ret_keep: autoclear bit 0 may stay.
  */
 int qcow2_bitmaps_before_write (struct qcow2 *q, bool *ret_keep);
+/* Have the directory and the tables that the image has now among what is
+ * looked at before a write.
+ */
+int qcow2_bitmaps_watch (struct qcow2 *q, struct error *err);
 
 /* --- qcow2-resize.c */
 

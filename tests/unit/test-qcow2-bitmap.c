@@ -554,6 +554,58 @@ test_foreign_kept (void **state)
   file_destroy (&f);
 }
 
+/* A cluster of the disk that is on the directory, or on a table, is not
+ * written, and the image is marked; where they were before is space like any
+ * other.
+ */
+static void
+test_watched (void **state)
+{
+  uint64_t places[2], entry, old;
+  char byte = 1;
+
+  for (unsigned i = 0; i < 2; i++) {
+    struct qcow2_info info;
+    struct file f;
+    struct blk *blk;
+    uint8_t *l2, before[512];
+
+    create_two (&f);
+    old = load_be64 (extension (&f) + 16);
+    blk = open_file (&f);
+    must (blk_pwrite (blk, &byte, 1, 0, 0));
+    store_one (blk, "a", 65536, 65536);
+    must (blk_flush (blk));
+    places[0] = load_be64 (extension (&f) + 16);
+    places[1] = load_be64 (directory (&f));
+    assert_int_not_equal (places[0], old);
+    /* The space of the old ones is good for data again. */
+    for (uint64_t off = 0; off < 4 << 20; off += 4096)
+      must (blk_pwrite (blk, &byte, 1, off, 0));
+    must (blk_close (blk));
+    assert_sound (&f);
+
+    l2 = f.bytes + (load_be64 (f.bytes + load_be64 (f.bytes + 40))
+                    & QCOW2_OFFSET_MASK);
+    entry = load_be64 (l2);
+    store_be64 (l2, places[i] | QCOW2_COPIED);
+    blk = open_file (&f);
+    must (blk_pwrite (blk, &byte, 1, 65536, 0));
+    /* (Flagged by that.) */
+    memcpy (before, f.bytes + places[i], sizeof before);
+    assert_int_equal (blk_pwrite (blk, &byte, 1, 0, 0), -EIO);
+    assert_int_equal (blk_pwrite (blk, &byte, 1, 65536, 0), -EIO);
+    blk_qcow2_info (blk, &info);
+    assert_true (info.is_corrupt);
+    assert_int_equal (blk_close (blk), -EIO);
+    assert_memory_equal (f.bytes + places[i], before, sizeof before);
+    assert_true (load_be64 (f.bytes + 72) & QCOW2_INCOMPAT_CORRUPT);
+    store_be64 (l2, entry);
+    assert_sound (&f);
+    file_destroy (&f);
+  }
+}
+
 /* --- failures and crashes */
 
 static void
@@ -674,6 +726,7 @@ main (void)
     cmocka_unit_test (test_flag),
     cmocka_unit_test (test_damage),
     cmocka_unit_test (test_foreign_kept),
+    cmocka_unit_test (test_watched),
     cmocka_unit_test (test_fail_nth),
     cmocka_unit_test (test_power_loss),
   };
