@@ -199,7 +199,7 @@ check_writable (const struct qcow2 *q, struct error *err)
  * count all references again, as QEMU does, before it is written to.
  */
 static int
-mend_dirty (struct blk *file, struct qcow2_header *h, struct error *err)
+mend_dirty (struct qcow2 *q, struct error *err)
 {
   struct qcow2_check_options options = { .repair = QCOW2_REPAIR_ALL };
   struct blk_window_options lend = { .size = UINT64_MAX, .is_borrowed = true };
@@ -207,7 +207,7 @@ mend_dirty (struct blk *file, struct qcow2_header *h, struct error *err)
   struct blk *window;
   int error;
 
-  error = blk_window_open (file, &lend, &window, err);
+  error = blk_window_open (q->file, &lend, &window, err);
   if (error == 0)
     error = blk_qcow2_check (window, &options, &result, err);
   if (error < 0) {
@@ -217,8 +217,17 @@ mend_dirty (struct blk *file, struct qcow2_header *h, struct error *err)
   if (result.corruptions > 0)
     return error_set (err, EROFS, "%s: the image is marked dirty, can not be"
                       " mended (%" PRIu64 " errors are left) and can only be"
-                      " read", file->name, result.corruptions);
-  return qcow2_header_read (file, h, err);
+                      " read", q->blk.name, result.corruptions);
+  return qcow2_header_read (q->file, &q->header, err);
+}
+
+static bool
+must_be_mended (const struct qcow2 *q)
+{
+  return !blk_is_read_only (&q->blk) && !blk_is_read_only (q->file)
+    && (q->header.incompatible & (QCOW2_INCOMPAT_DIRTY
+                                  | QCOW2_INCOMPAT_CORRUPT))
+    == QCOW2_INCOMPAT_DIRTY;
 }
 
 /* What was written after the last flush and is in no table goes. */
@@ -342,10 +351,6 @@ qcow2_open_layer (struct blk *file, const struct qcow2_open_options *options,
 
   blk_event (file, BLK_EVENT_OPEN);
   error = qcow2_header_read (file, &h, err);
-  if (error == 0 && !options->is_read_only && !blk_is_read_only (file)
-      && (h.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT))
-      == QCOW2_INCOMPAT_DIRTY)
-    error = mend_dirty (file, &h, err);
   if (error == 0)
     error = qcow2_new (file, &h, options->is_read_only, &options->cache, &q,
                        err);
@@ -360,6 +365,9 @@ qcow2_open_layer (struct blk *file, const struct qcow2_open_options *options,
   q->blk.backing = options->backing;
   nr = div_round_up (h.size, qcow2_l1_span (&h));
   error = open_others (q, options, above, err);
+  /* An image that is refused for them is left as it is. */
+  if (error == 0 && must_be_mended (q))
+    error = mend_dirty (q, err);
   if (error == 0)
     error = qcow2_table_load (q, "L1 table", nr ? h.l1_offset : 0, nr, &q->l1,
                               err);

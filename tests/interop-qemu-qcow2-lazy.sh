@@ -46,6 +46,34 @@ is_sound ours
 holds ours 6
 qemu-img compare -q ours for-qemu || fail "not the same"
 
+# One that is refused for the other file that it names is not mended first.
+qemu-img create -q -f qcow2 base 8M
+qemu-img create -q -f qcow2 -o lazy_refcounts=on -b base -F qcow2 over
+printf '%s\n' "open over" "write 1048576 307200 8" "flush" "kill" | "$io"
+is_dirty over || fail "not marked"
+cp over before
+# refused TEXT OPEN-OPTION...
+refused ()
+{
+    local text=$1
+    shift
+    printf '%s\n' "expect $text" "open over $*" | "$io" || fail "not refused"
+    cmp over before || fail "modified, though refused: $text"
+}
+refused "following it was not allowed" deny rw
+mv base elsewhere
+refused "No such file" allow rw
+cp before sound
+LC_ALL=C sed -i 's/base/b:se/' over
+cp over before
+refused "is not a plain file" allow rw
+cp sound over
+mv elsewhere base
+printf '%s\n' "open over neighbours rw" | "$io"
+is_dirty over && fail "not mended"
+is_sound over
+holds over 8
+
 # QEMU was killed.
 qemu-img create -q -f qcow2 -o lazy_refcounts=on theirs 8M
 qemu-io -f qcow2 -c 'write -P 7 1M 300k' -c flush -c abort theirs \

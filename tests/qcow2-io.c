@@ -2,14 +2,14 @@
 /* Drives the qcow2 driver from scripts: commands from stdin, one a line.
  *
  *   create FILE SIZE CLUSTER [BACKING FORMAT]
- *   open FILE [ro|deny|neighbours]   close
+ *   open FILE [ro|deny|neighbours [rw]]   close
  *   new FILE SIZE NAME=VALUE... (as qemu-img create -o)
  *   reserve OFF LEN   write OFF LEN BYTE   zero OFF LEN   unmap OFF LEN
  *   trim OFF LEN   resize SIZE   flush     kill (end here, as a crash would)
  *   dump FILE (the guest's view, as a raw file)   map (extents, depths)
  *
  * An image opened "ro", "deny" (no other files) or "neighbours" (only files
- * beside it) is read-only.  Sizes are bytes.  The first failure is printed and
+ * beside it) is read-only, unless "rw" follows.  Sizes are bytes.  The first failure is printed and
  * ends the program with status 1; "expect TEXT" before a command means that
  * its failure must contain TEXT.
  */
@@ -142,7 +142,7 @@ static int
 do_open (char *const *w, unsigned nr)
 {
   struct qcow2_open_options options = {
-    .is_read_only = nr > 2, .allow_backing = true,
+    .is_read_only = nr == 3, .allow_backing = true,
   };
   struct blk *file;
   int r;
