@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The oracle test of the whole programs.
  *
- * A server (tidemarkd or nbdkit with our plugin) serves two disks.  Guests
- * write to them over several NBD connections each.  Two repositories are
- * filled by "tidemark backup" meanwhile: both disks or one, incremental or
- * full, with the client killed at any moment.  Every image that it says is
+ * A server (tidemarkd or nbdkit with our plugin) serves two to four disks.
+ * Guests write to them over several NBD connections each.  Two repositories are
+ * filled by "tidemark backup" meanwhile: all disks or some, incremental or
+ * full, with the client killed, the network cut and the server killed at any
+ * moment (world.h).  Every image that the client says is
  * stored is restored through its chain, by "qemu-img convert" and "tidemark
  * restore" in turn, and must be a state that the disks have had at a single
  * moment between the start of the client and its first word about the pull
  * (history.c).  A run that goes on with what a killed one has left is judged by
- * the moment of that one.
+ * the moment of that one.  No bitmap is lost by all this: what is backed up
+ * again is incremental.
  *
- * usage: oracle-programs DIR LIVE-SOCKET CONTROL TIDEMARK POINTS
- * The exports are "a" and "b".  DIR/final-a.raw and final-b.raw become what the
- * last backup holds, with the guests gone.
+ * usage: oracle-programs DIR TIDEMARK RELAY POINTS DISKS SERVER...
+ * The command SERVER... listens on live.sock, ctl.sock and backup.sock in DIR;
+ * its exports are "a", "b" and so on.  DIR/final-a.raw and so on become what
+ * the last backup holds, with the guests gone.
  * SEED=N in the environment repeats the choices.
  */
 #include "config.h"
@@ -42,9 +45,10 @@
 #include "history.h"
 #include "range.h"
 #include "vector.h"
+#include "world.h"
 #include "writer.h"
 
-#define NR_DISKS 2
+#define MAX_DISKS 4
 #define NR_REPOS 2
 #define NR_WRITERS 4
 #define RATE 300                /* operations per second of each writer */
@@ -57,7 +61,9 @@ extern char **environ;
 
 static uint64_t seed;
 static uint64_t disk_size;
-static const char *dir, *live_socket, *control, *tidemark;
+static const char *dir, *tidemark;
+static char *live_socket, *control;
+static unsigned nr_disks;
 static struct history *history;
 static struct writers *writers;
 static atomic_int points_left;
@@ -77,7 +83,7 @@ DEFINE_VECTOR (stored_list, struct stored);
 
 /* What a run is asked for. */
 struct what {
-  bool wants[NR_DISKS];
+  bool wants[MAX_DISKS];
   bool is_full;
   const char *cluster_size;     /* NULL = default */
 };
@@ -89,7 +95,8 @@ struct repo {
   pthread_t thread;
   struct stored_list stored;
   unsigned nr_backups, nr_full, nr_incremental, nr_killed, nr_busy, nr_resumed;
-  bool has_left_session;        /* a client was killed with SIGKILL */
+  unsigned nr_hit;              /* runs that failed by the world */
+  bool has_left_session;        /* a client may have left one */
   /* The point of the session that it left, for a run that goes on with it.
    * NULL = there is none.
    */
@@ -133,8 +140,13 @@ disk_letter (unsigned disk)
 
 struct nbd_guest {
   struct guest guest;
-  struct nbd_handle *nbd[NR_DISKS];
+  struct nbd_handle *nbd[MAX_DISKS];
+  unsigned epoch;               /* of the server that they lead to */
+  unsigned caught_up;           /* the last that has been said */
 };
+
+static void connect_disks (struct nbd_guest *g);
+static void disconnect_disks (struct nbd_guest *g);
 
 static struct nbd_handle *
 handle_of (struct guest *g, unsigned disk)
@@ -142,59 +154,112 @@ handle_of (struct guest *g, unsigned disk)
   return ((struct nbd_guest *) g)->nbd[disk];
 }
 
-static int
-nbd_result (int r)
+/* The server may have been killed in the middle: then the same is sent to the
+ * next one.  True: try again.
+ */
+static bool
+is_again (struct guest *guest, int r)
 {
-  if (r == 0)
-    return 0;
-  fprintf (stderr, "oracle: guest: %s\n", nbd_get_error ());
-  return -EIO;
+  struct nbd_guest *g = (struct nbd_guest *) guest;
+
+  if (r == 0 || !world_wait_restarted (&g->epoch))
+    return false;
+  disconnect_disks (g);
+  connect_disks (g);
+  return true;
+}
+
+static int
+nbd_result (struct guest *guest, int r)
+{
+  struct nbd_guest *g = (struct nbd_guest *) guest;
+
+  if (r != 0) {
+    fprintf (stderr, "oracle: guest: %s\n", nbd_get_error ());
+    return -EIO;
+  }
+  if (g->caught_up != g->epoch) {
+    g->caught_up = g->epoch;
+    world_caught_up (g->epoch);
+  }
+  return 0;
 }
 
 static int
 guest_pread (struct guest *g, unsigned disk, void *buf, uint64_t len,
              uint64_t off)
 {
-  return nbd_result (nbd_pread (handle_of (g, disk), buf, len, off, 0));
+  int r;
+
+  do
+    r = nbd_pread (handle_of (g, disk), buf, len, off, 0);
+  while (is_again (g, r));
+  return nbd_result (g, r);
 }
 
 static int
 guest_pwrite (struct guest *g, unsigned disk, const void *buf, uint64_t len,
               uint64_t off, bool is_fua)
 {
-  return nbd_result (nbd_pwrite (handle_of (g, disk), buf, len, off,
-                                 is_fua ? LIBNBD_CMD_FLAG_FUA : 0));
+  const uint32_t flags = is_fua ? LIBNBD_CMD_FLAG_FUA : 0;
+  int r;
+
+  do
+    r = nbd_pwrite (handle_of (g, disk), buf, len, off, flags);
+  while (is_again (g, r));
+  return nbd_result (g, r);
 }
 
 static int
 guest_zero (struct guest *g, unsigned disk, uint64_t len, uint64_t off,
             bool may_unmap)
 {
-  return nbd_result (nbd_zero (handle_of (g, disk), len, off,
-                               may_unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE));
+  const uint32_t flags = may_unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE;
+  int r;
+
+  do
+    r = nbd_zero (handle_of (g, disk), len, off, flags);
+  while (is_again (g, r));
+  return nbd_result (g, r);
 }
 
 static int
 guest_trim (struct guest *g, unsigned disk, uint64_t len, uint64_t off)
 {
-  return nbd_result (nbd_trim (handle_of (g, disk), len, off, 0));
+  int r;
+
+  do
+    r = nbd_trim (handle_of (g, disk), len, off, 0);
+  while (is_again (g, r));
+  return nbd_result (g, r);
 }
 
 static int
 guest_flush (struct guest *g, unsigned disk)
 {
-  return nbd_result (nbd_flush (handle_of (g, disk), 0));
+  int r;
+
+  do
+    r = nbd_flush (handle_of (g, disk), 0);
+  while (is_again (g, r));
+  return nbd_result (g, r);
+}
+
+static void
+disconnect_disks (struct nbd_guest *g)
+{
+  unsigned i;
+
+  for (i = 0; i < nr_disks; i++) {
+    nbd_shutdown (g->nbd[i], 0);
+    nbd_close (g->nbd[i]);
+  }
 }
 
 static void
 guest_close (struct guest *g)
 {
-  unsigned i;
-
-  for (i = 0; i < NR_DISKS; i++) {
-    nbd_shutdown (handle_of (g, i), 0);
-    nbd_close (handle_of (g, i));
-  }
+  disconnect_disks ((struct nbd_guest *) g);
   free (g);
 }
 
@@ -210,11 +275,19 @@ connect_disk (unsigned disk)
   return nbd;
 }
 
+static void
+connect_disks (struct nbd_guest *g)
+{
+  unsigned i;
+
+  for (i = 0; i < nr_disks; i++)
+    g->nbd[i] = connect_disk (i);
+}
+
 static struct guest *
 guest_connect (void *opaque)
 {
   struct nbd_guest *g = calloc (1, sizeof *g);
-  unsigned i;
 
   if (g == NULL)
     die ("out of memory");
@@ -222,8 +295,7 @@ guest_connect (void *opaque)
     .pread = guest_pread, .pwrite = guest_pwrite, .zero = guest_zero,
     .trim = guest_trim, .flush = guest_flush, .close = guest_close,
   };
-  for (i = 0; i < NR_DISKS; i++)
-    g->nbd[i] = connect_disk (i);
+  connect_disks (g);
   return &g->guest;
 }
 
@@ -278,16 +350,29 @@ must_run (const struct repo *repo, char *const *argv)
 
 /* One run of "tidemark backup". */
 
+/* What befalls it. */
+enum blow {
+  BLOW_NONE, BLOW_TERM, BLOW_KILL,      /* signals */
+  BLOW_CUT, BLOW_RESET,                 /* of all connections of backups */
+  BLOW_SERVER,                          /* is killed */
+};
+
+static const enum blow blows[16] = {
+  BLOW_TERM, BLOW_TERM, BLOW_TERM, BLOW_TERM, BLOW_KILL, BLOW_KILL, BLOW_KILL,
+  BLOW_KILL, BLOW_CUT, BLOW_CUT, BLOW_CUT, BLOW_RESET, BLOW_RESET, BLOW_RESET,
+  BLOW_SERVER, BLOW_SERVER,
+};
+
 struct run {
   struct repo *repo;
   struct history_point *point;
   bool has_begun;               /* it has said so */
   struct what what;
-  int signal;                   /* to send; 0 = none */
-  int64_t signal_at;            /* ms */
-  bool signal_on_begin;
-  bool is_signalled;
-  struct stored stored[NR_DISKS];       /* image NULL = not stored */
+  enum blow blow;
+  int64_t blow_at;              /* ms */
+  bool is_on_begin;             /* ... or when it has begun */
+  bool is_hit;                  /* it has been dealt */
+  struct stored stored[MAX_DISKS];      /* image NULL = not stored */
 };
 
 static void
@@ -295,11 +380,12 @@ choose_what (struct repo *repo, struct what *what)
 {
   static const char *const sizes[] = { "4k", "32k", "128k" };
   const unsigned how = next_random (&repo->random) % 32;
-  const unsigned one = next_random (&repo->random) % NR_DISKS;
+  const unsigned one = next_random (&repo->random) % nr_disks;
+  const uint64_t some = next_random (&repo->random);
   unsigned i;
 
-  for (i = 0; i < NR_DISKS; i++)
-    what->wants[i] = how < 24 || i == one;
+  for (i = 0; i < nr_disks; i++)
+    what->wants[i] = how < 24 || i == one || (how < 28 && some >> i & 1);
   what->is_full = next_random (&repo->random) % 16 == 0;
   what->cluster_size = NULL;
   if (next_random (&repo->random) % 4 == 0)
@@ -317,10 +403,10 @@ choose_run (struct repo *repo, struct run *run)
   if (repo->left == NULL || next_random (&repo->random) % 4 == 0)
     choose_what (repo, &repo->what);
   run->what = repo->what;
-  if (next_random (&repo->random) % 5 == 0) {
-    run->signal = next_random (&repo->random) % 2 ? SIGTERM : SIGKILL;
-    run->signal_on_begin = next_random (&repo->random) % 2;
-    run->signal_at = clock_ms () + next_random (&repo->random) % 60;
+  if (next_random (&repo->random) % 5 < 2) {
+    run->blow = blows[next_random (&repo->random) % 16];
+    run->is_on_begin = next_random (&repo->random) % 2;
+    run->blow_at = clock_ms () + next_random (&repo->random) % 60;
   }
 }
 
@@ -372,6 +458,7 @@ take_event (struct run *run, const json_t *o)
   const char *image = json_string_value (json_object_get (o, "image"));
   const char *point = json_string_value (json_object_get (o, "point"));
   const char *mode = json_string_value (json_object_get (o, "mode"));
+  const char *why = json_string_value (json_object_get (o, "why"));
   struct stored *s;
 
   if (event == NULL)
@@ -380,6 +467,8 @@ take_event (struct run *run, const json_t *o)
     if (!run->has_begun)
       history_point_returned (run->point);
     run->has_begun = true;
+    if (why && strstr (why, "inconsistent"))
+      die ("a bitmap is lost: %s", why);
     if (mode && strcmp (mode, "full") == 0)
       run->repo->nr_full++;
     else
@@ -392,7 +481,7 @@ take_event (struct run *run, const json_t *o)
   }
   if (strcmp (event, "stored") != 0)
     return;
-  if (name == NULL || name[0] < 'a' || name[0] >= disk_letter (NR_DISKS)
+  if (name == NULL || name[0] < 'a' || name[0] >= disk_letter (nr_disks)
       || image == NULL || point == NULL)
     die ("the client stores something unheard of");
   s = &run->stored[name[0] - 'a'];
@@ -414,14 +503,27 @@ take_line (struct run *run, const char *line)
 }
 
 static void
-send_signal (struct run *run, pid_t pid)
+deal_blow (struct run *run, pid_t pid)
 {
-  if (run->signal == 0 || run->is_signalled)
+  if (run->blow == BLOW_NONE || run->is_hit)
     return;
-  if (run->signal_on_begin ? !run->has_begun : clock_ms () < run->signal_at)
+  if (run->is_on_begin ? !run->has_begun : clock_ms () < run->blow_at)
     return;
-  kill (pid, run->signal);
-  run->is_signalled = true;
+  run->is_hit = true;
+  switch (run->blow) {
+  case BLOW_NONE:
+    break;
+  case BLOW_TERM:
+  case BLOW_KILL:
+    kill (pid, run->blow == BLOW_TERM ? SIGTERM : SIGKILL);
+    break;
+  case BLOW_CUT:
+  case BLOW_RESET:
+    world_cut (run->blow == BLOW_RESET);
+    break;
+  case BLOW_SERVER:
+    world_kill_server ();
+  }
 }
 
 /* Read what it prints, line by line, until it ends. */
@@ -434,8 +536,8 @@ follow (struct run *run, pid_t pid, int fd)
   ssize_t n;
 
   for (;;) {
-    send_signal (run, pid);
-    if (poll (&p, 1, run->signal && !run->is_signalled ? 1 : -1) == 0)
+    deal_blow (run, pid);
+    if (poll (&p, 1, run->blow != BLOW_NONE && !run->is_hit ? 1 : -1) == 0)
       continue;
     n = read (fd, buf + len, sizeof buf - 1 - len);
     if (n <= 0)
@@ -456,8 +558,10 @@ follow (struct run *run, pid_t pid, int fd)
 static int
 run_client (struct run *run)
 {
-  const char *argv[16] = { tidemark, "backup", "--json", "--lease", "1" };
+  const char *argv[24] = { tidemark, "backup", "--json", "--lease", "1" };
+  char letters[MAX_DISKS][2] = { "" };
   int argc = 5, fds[2], status;
+  unsigned i;
   pid_t pid;
 
   if (run->what.is_full)
@@ -466,10 +570,12 @@ run_client (struct run *run)
     argv[argc++] = "--cluster-size";
     argv[argc++] = run->what.cluster_size;
   }
-  if (run->what.wants[0] != run->what.wants[1]) {
-    argv[argc++] = "--disk";
-    argv[argc++] = run->what.wants[0] ? "a" : "b";
-  }
+  for (i = 0; i < nr_disks; i++)
+    if (run->what.wants[i]) {
+      letters[i][0] = disk_letter (i);
+      argv[argc++] = "--disk";
+      argv[argc++] = letters[i];
+    }
   argv[argc++] = control;
   argv[argc] = run->repo->path;
   if (pipe2 (fds, O_CLOEXEC) < 0)
@@ -553,7 +659,7 @@ judge_run (struct run *run)
   unsigned i;
 
   pthread_mutex_lock (&judge);
-  for (i = 0; i < NR_DISKS; i++) {
+  for (i = 0; i < nr_disks; i++) {
     if (run->stored[i].image == NULL)
       continue;
     path = restore (repo, &run->stored[i]);
@@ -566,7 +672,7 @@ judge_run (struct run *run)
   run->point = NULL;
   pthread_mutex_unlock (&judge);
   if (!ok) {
-    for (i = 0; i < NR_DISKS; i++)
+    for (i = 0; i < nr_disks; i++)
       if (run->stored[i].image)
         fprintf (stderr, "oracle: the image is %s\n", run->stored[i].image);
     atomic_store (&has_failed, true);
@@ -591,30 +697,50 @@ may_be_busy (struct repo *repo, int64_t since)
   return true;
 }
 
-/* False: nothing was to be had, try again. */
 static bool
-finish_run (struct run *run, int status, int64_t since)
+has_stored (const struct run *run)
 {
-  struct repo *repo = run->repo;
   unsigned i;
 
-  if (status != 0 && !run->is_signalled) {
+  for (i = 0; i < nr_disks; i++)
+    if (run->stored[i].image)
+      return true;
+  return false;
+}
+
+/* False: nothing was to be had, try again.  is_hit: the world was hit while the
+ * client ran, which may then fail.
+ */
+static bool
+finish_run (struct run *run, int status, bool is_hit, int64_t since)
+{
+  struct repo *repo = run->repo;
+  const bool was_signalled =
+    run->is_hit && (run->blow == BLOW_TERM || run->blow == BLOW_KILL);
+  bool has_left;
+  unsigned i;
+
+  if (status != 0 && !was_signalled && !is_hit) {
     if (!may_be_busy (repo, since))
       die ("tidemark backup: status %d: %s", status, read_log (repo));
     leave_session (run, false);
     return false;
   }
+  has_left = WIFSIGNALED (status) || (status != 0 && is_hit);
   if (status != 0) {
-    repo->nr_killed++;
-    repo->has_left_session |= WIFSIGNALED (status);
+    if (was_signalled)
+      repo->nr_killed++;
+    else
+      repo->nr_hit++;
+    repo->has_left_session |= has_left;
   }
-  for (i = 0; status == 0 && i < NR_DISKS; i++)
+  for (i = 0; status == 0 && i < nr_disks; i++)
     if (run->what.wants[i] != (run->stored[i].image != NULL))
       die ("tidemark backup ends well, but disk %c is%s stored",
            disk_letter (i), run->what.wants[i] ? " not" : "");
-  if (run->stored[0].image || run->stored[1].image)
+  if (has_stored (run))
     judge_run (run);
-  leave_session (run, WIFSIGNALED (status));
+  leave_session (run, has_left);
   repo->nr_backups++;
   return true;
 }
@@ -624,18 +750,21 @@ static void
 one_backup (struct repo *repo, bool is_last)
 {
   const int64_t since = clock_ms ();
+  unsigned i, nr_hits;
   struct run run;
   int status;
 
   do {
     choose_run (repo, &run);
     if (is_last) {
-      run.signal = 0;
-      run.what.wants[0] = run.what.wants[1] = true;
+      run.blow = BLOW_NONE;
+      for (i = 0; i < nr_disks; i++)
+        run.what.wants[i] = true;
     }
+    nr_hits = world_nr_hits ();
     run.point = history_point_open (history);
     status = run_client (&run);
-  } while (!finish_run (&run, status, since));
+  } while (!finish_run (&run, status, world_nr_hits () != nr_hits, since));
 }
 
 static void *
@@ -658,7 +787,7 @@ keep_final (struct repo *repo)
   char *from, *to;
   size_t i;
 
-  for (i = repo->stored.len - NR_DISKS; i < repo->stored.len; i++) {
+  for (i = repo->stored.len - nr_disks; i < repo->stored.len; i++) {
     s = &repo->stored.ptr[i];
     from = restore (repo, s);
     to = format ("%s/final-%c.raw", dir, disk_letter (s->disk));
@@ -708,7 +837,7 @@ run_all (struct repo *repos)
 {
   const struct writers_options options = {
     .history = history, .seed = seed, .nr_threads = NR_WRITERS,
-    .nr_disks = NR_DISKS, .nr_cells = disk_size / CELL, .rate = RATE,
+    .nr_disks = nr_disks, .nr_cells = disk_size / CELL, .rate = RATE,
     .connect = guest_connect,
   };
   unsigned i;
@@ -741,22 +870,30 @@ main (int argc, char *argv[])
   struct nbd_handle *nbd;
   uint64_t random;
   unsigned i;
+  int status;
 
-  if (argc != 6)
-    die ("usage: oracle-programs DIR LIVE-SOCKET CONTROL TIDEMARK POINTS");
+  if (argc < 7)
+    die ("usage: oracle-programs DIR TIDEMARK RELAY POINTS DISKS SERVER...");
   dir = argv[1];
-  live_socket = argv[2];
-  control = argv[3];
-  tidemark = argv[4];
-  atomic_store (&points_left, atoi (argv[5]));
+  live_socket = format ("%s/live.sock", dir);
+  control = format ("%s/ctl-relay.sock", dir);
+  tidemark = argv[2];
+  atomic_store (&points_left, atoi (argv[4]));
+  nr_disks = (unsigned) atoi (argv[5]);
+  if (nr_disks < 1 || nr_disks > MAX_DISKS)
+    die ("1 to %d disks", MAX_DISKS);
   seed = s ? strtoull (s, NULL, 0)
     : (uint64_t) time (NULL) << 16 ^ (uint64_t) getpid ();
   printf ("oracle: SEED=%" PRIu64 "\n", seed);
   fflush (stdout);
+  world_start (&(struct world_options) {
+      .dir = dir, .relay = argv[3], .server = argv + 6,
+      .nr_guests = NR_WRITERS,
+    });
   nbd = connect_disk (0);
   disk_size = (uint64_t) nbd_get_size (nbd);
   nbd_close (nbd);
-  history = history_new (seed, NR_DISKS, disk_size / CELL);
+  history = history_new (seed, nr_disks, disk_size / CELL);
   random = seed + 1;
   for (i = 0; i < NR_REPOS; i++) {
     repos[i].number = i;
@@ -765,13 +902,19 @@ main (int argc, char *argv[])
   }
 
   run_all (repos);
+  status = world_stop ();
+  if (status != 0)
+    die ("the server ends with status %d", status);
 
   printf ("oracle: right under %" PRIu64 " operations of the guests:\n",
           history_count (history));
+  printf ("  cuts, and twice the kills of the server: %u\n",
+          world_nr_hits ());
   for (i = 0; i < NR_REPOS; i++) {
-    printf ("  repository %u: %u backups, of which %u killed, %u gone on with;"
-            " %zu images stored; disks begun full %u, incremental %u; busy %u"
-            " times\n", i, repos[i].nr_backups, repos[i].nr_killed,
+    printf ("  repository %u: %u backups, of which %u killed, %u failed by cuts"
+            " or the server's death, %u gone on with; %zu images stored; disks"
+            " begun full %u, incremental %u; busy %u times\n", i,
+            repos[i].nr_backups, repos[i].nr_killed, repos[i].nr_hit,
             repos[i].nr_resumed, repos[i].stored.len, repos[i].nr_full,
             repos[i].nr_incremental, repos[i].nr_busy);
     free_repo (&repos[i]);

@@ -13,27 +13,23 @@ fi
 . ./functions.sh
 requires nbdkit qemu-img
 
-points=${POINTS:-130}
-if [ "$sanitizers" != no ]; then points=${POINTS:-20}; fi
 # The last granule and the last cluster are short ones.
-size=$((16 * 1024 * 1024 + 3 * 512))
+short=$((3 * 512))
 
-# with_server NAME COMMAND...: the command serves in folder NAME.
+# with_server NAME POINTS MIB DISKS COMMAND...: the command serves in folder
+# NAME.  Fewer backups where there are more disks.
 with_server ()
 {
-    local name=$1 d=$tmp/$1 disk pid
-    shift
-    mkdir "$d"
-    truncate -s $size "$d/a.raw" "$d/b.raw"
-    background "$@"
-    pid=$!
-    wait_for 20 is_listening "$d/ctl.sock"
-    wait_for 20 is_listening "$d/live.sock"
-    "$top_builddir/tests/oracle/oracle-programs" "$d" "$d/live.sock" \
-        "$d/ctl.sock" "$tidemark" "$points" || fail "with $name"
-    kill "$pid"
-    wait "$pid" || fail "$name ended with status $?"
-    for disk in a b; do
+    local name=$1 points=${POINTS:-$2} size=$(($3 * 1024 * 1024 + short))
+    local d=$tmp/$1 disks=$4 disk letters
+    letters=$(echo abcd | cut -c "1-$disks" | sed 's/./& /g')
+    if [ "$sanitizers" != no ]; then points=${POINTS:-12}; fi
+    shift 4
+    for disk in $letters; do truncate -s $size "$d/$disk.raw"; done
+    timeout 1500 "$top_builddir/tests/oracle/oracle-programs" "$d" \
+        "$tidemark" "$top_builddir/bench/relay" "$points" "$disks" "$@" ||
+        fail "with $name"
+    for disk in $letters; do
         cmp "$d/$disk.raw" "$d/final-$disk.raw" ||
             fail "$name: the last backup is not what disk $disk holds"
     done
@@ -41,11 +37,14 @@ with_server ()
 }
 
 d=$tmp/tidemarkd
-with_server tidemarkd "$tidemarkd" --disk "a,file=$d/a.raw" \
-    --disk "b,file=$d/b.raw" --scratch-dir "$tmp" \
+mkdir "$d"
+with_server tidemarkd 90 8 4 "$tidemarkd" --disk "a,file=$d/a.raw" \
+    --disk "b,file=$d/b.raw" --disk "c,file=$d/c.raw" \
+    --disk "d,file=$d/d.raw" --scratch-dir "$tmp" \
     --listen "unix:$d/live.sock" --backup-listen "unix:$d/backup.sock" \
     --control "unix:$d/ctl.sock"
 d=$tmp/nbdkit
-with_server nbdkit "${nbdkit[@]}" -f -U "$d/live.sock" "$plugin" \
+mkdir "$d"
+with_server nbdkit 90 16 2 "${nbdkit[@]}" -f -U "$d/live.sock" "$plugin" \
     "disk=a,file=$d/a.raw" "disk=b,file=$d/b.raw" "scratch-dir=$tmp" \
     "backup=unix:$d/backup.sock" "control=unix:$d/ctl.sock"
