@@ -9,9 +9,9 @@
  *   dump FILE (the guest's view, as a raw file)   map (extents, depths)
  *
  * An image opened "ro", "deny" (no other files) or "neighbours" (only files
- * beside it) is read-only, unless "rw" follows.  Sizes are bytes.  The first failure is printed and
- * ends the program with status 1; "expect TEXT" before a command means that
- * its failure must contain TEXT.
+ * beside it) is read-only, unless "rw" follows.  Sizes are bytes.  The first
+ * failure is printed and ends the program with status 1; "expect TEXT" before a
+ * command means that its failure must contain TEXT.
  */
 #include "config.h"
 
