@@ -239,7 +239,7 @@ check_name (const char *name, struct error *err)
   if (strlen (name) > DIRTY_NAME_MAX)
     return error_set (err, EINVAL, "Bitmap name too long: %s", name);
   if (!is_utf8 (name))
-    return error_set (err, EINVAL, "Bitmap name is not UTF-8");
+    return error_set (err, EILSEQ, "Bitmap name is not UTF-8");
   return 0;
 }
 

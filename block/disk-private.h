@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "disk.h"
+#include "image-bitmaps.h"
 #include "store.h"
 
 struct disk {
@@ -33,6 +34,8 @@ struct disk {
   bool is_store_foreign;        /* the problem is what is in the file, which is
                                    to be left alone */
   bool is_started;
+
+  struct image_bitmaps_left left;       /* of a qcow2 image */
 
   struct gate gate;             /* its closer alone may change bitmaps */
 };

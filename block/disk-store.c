@@ -213,7 +213,7 @@ flag_image_bitmaps (struct disk *d, struct error *err)
 
   gate_close (&d->gate);
   s = dirty_begin_change (d->dirty);
-  r = image_bitmaps_flag (d->node, err);
+  r = image_bitmaps_flag (d->node, &d->left, err);
   dirty_end_change (s);
   gate_open (&d->gate);
   return r;
@@ -231,7 +231,7 @@ disk_load_bitmaps (struct disk *d, const struct statx *st, struct error *err)
   if (d->store_path)
     r = find_store (d, &identity, err);
   if (r == 0)
-    r = image_bitmaps_load (d->node, d->dirty, err);
+    r = image_bitmaps_load (d->node, d->dirty, &d->left, err);
   if (r == 0 && d->store) {
     r = dirty_attach_rest (d->dirty);
     if (r < 0)

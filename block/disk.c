@@ -256,6 +256,7 @@ free_disk (struct disk *d)
   cbw_free (d->cbw);
   dirty_free (d->dirty);
   disk_store_fini (d);
+  image_bitmaps_left_free (&d->left);
   gate_destroy (&d->gate);
   blk_fini (&d->blk);
   free (d->scratch_dir);
@@ -379,7 +380,7 @@ save_bitmaps (struct disk *d)
 
   gate_close (&d->gate);
   s = dirty_begin_change (d->dirty);
-  r = image_bitmaps_save (d->node, d->dirty, &err);
+  r = image_bitmaps_save (d->node, d->dirty, &d->left, &err);
   dirty_end_change (s);
   gate_open (&d->gate);
   if (r < 0)

@@ -74,24 +74,83 @@ load_one (struct blk *node, struct dirty *d, const struct qcow2_bitmap *bm,
   return r;
 }
 
-int
-image_bitmaps_load (struct blk *node, struct dirty *d, struct error *err)
+void
+image_bitmaps_left_free (struct image_bitmaps_left *left)
 {
+  for (size_t i = 0; i < left->nr; i++)
+    free (left->names[i]);
+  free (left->names);
+  *left = (struct image_bitmaps_left) { NULL, 0 };
+}
+
+/* The bitmap stays in the image alone.  max: how many there can be. */
+static int
+leave (struct image_bitmaps_left *left, const char *name, size_t max)
+{
+  if (!left->names)
+    left->names = calloc (max, sizeof *left->names);
+  if (!left->names)
+    return -ENOMEM;
+  left->names[left->nr] = strdup (name);
+  if (!left->names[left->nr])
+    return -ENOMEM;
+  left->nr++;
+  return 0;
+}
+
+/* why: of the first of them. */
+static void
+warn_left (struct blk *node, const struct image_bitmaps_left *left, size_t nr,
+           const struct error *why)
+{
+  char name[65];
+  size_t i;
+
+  for (i = 0; i < sizeof name - 1 && left->names[0][i]; i++) {
+    name[i] = left->names[0][i];
+    if (name[i] < ' ' || name[i] > '~')
+      name[i] = '?';
+  }
+  name[i] = '\0';
+  log_warning ("%s: %zu of the %zu bitmaps of the image, the first is '%s',"
+               " stay in the image alone, and those of them that record are no"
+               " longer valid: %s", node->name, left->nr, nr, name, why->msg);
+}
+
+int
+image_bitmaps_load (struct blk *node, struct dirty *d,
+                    struct image_bitmaps_left *left, struct error *err)
+{
+  struct error why = ERROR_INIT, first = ERROR_INIT;
   struct qcow2_bitmaps bitmaps;
   int r;
 
   if (!qcow2_can_hold_bitmaps (node))
     return 0;
   r = qcow2_bitmaps_read (node, &bitmaps, err);
-  for (size_t i = 0; i < bitmaps.nr && r == 0; i++)
-    if (!is_known (d, bitmaps.ptr[i].name))
-      r = load_one (node, d, &bitmaps.ptr[i], err);
+  for (size_t i = 0; i < bitmaps.nr && r == 0; i++) {
+    if (is_known (d, bitmaps.ptr[i].name))
+      continue;
+    r = load_one (node, d, &bitmaps.ptr[i], &why);
+    if (r == -ENOSPC || r == -EILSEQ) {
+      if (left->nr == 0)
+        first = why;
+      r = leave (left, bitmaps.ptr[i].name, bitmaps.nr);
+      if (r < 0)
+        error_set_errno (&why, ENOMEM, "%s: its bitmaps", node->name);
+    }
+    if (r < 0 && err)
+      *err = why;
+  }
+  if (r == 0 && left->nr > 0)
+    warn_left (node, left, bitmaps.nr, &first);
   qcow2_bitmaps_free (&bitmaps);
   return r;
 }
 
 int
-image_bitmaps_flag (struct blk *node, struct error *err)
+image_bitmaps_flag (struct blk *node, const struct image_bitmaps_left *left,
+                    struct error *err)
 {
   struct qcow2_bitmaps bitmaps;
   int r;
@@ -99,6 +158,12 @@ image_bitmaps_flag (struct blk *node, struct error *err)
   if (!qcow2_can_hold_bitmaps (node) || blk_is_read_only (node))
     return 0;
   r = qcow2_bitmaps_read (node, &bitmaps, err);
+  /* The names are in the directory's order. */
+  for (size_t i = 0, k = 0; i < bitmaps.nr && k < left->nr && r == 0; i++)
+    if (strcmp (left->names[k], bitmaps.ptr[i].name) == 0) {
+      bitmaps.ptr[i].is_left = true;
+      k++;
+    }
   if (r == 0)
     r = qcow2_bitmaps_flag (node, &bitmaps, err);
   qcow2_bitmaps_free (&bitmaps);
@@ -123,7 +188,8 @@ describe (struct dirty *d, const struct dirty_info *info,
 }
 
 int
-image_bitmaps_save (struct blk *node, struct dirty *d, struct error *err)
+image_bitmaps_save (struct blk *node, struct dirty *d,
+                    const struct image_bitmaps_left *left, struct error *err)
 {
   CLEANUP_FREE struct qcow2_bitmap_content *content = NULL;
   struct dirty_info *infos;
@@ -135,12 +201,17 @@ image_bitmaps_save (struct blk *node, struct dirty *d, struct error *err)
   r = dirty_list (d, &infos, &nr);
   if (r < 0)
     return error_set_errno (err, -r, "%s: storing its bitmaps", node->name);
-  content = calloc (nr + 1, sizeof *content);
+  content = calloc (nr + left->nr + 1, sizeof *content);
   if (content == NULL)
     r = error_set_errno (err, ENOMEM, "%s: storing its bitmaps", node->name);
   for (size_t i = 0; i < nr && r == 0; i++)
     if (infos[i].is_persistent)
       describe (d, &infos[i], &content[n++]);
+  for (size_t i = 0; i < left->nr && r == 0; i++)
+    if (!is_known (d, left->names[i]))
+      content[n++] = (struct qcow2_bitmap_content) {
+        .name = left->names[i], .is_left = true,
+      };
   if (r == 0)
     r = qcow2_bitmaps_store (node, content, n, err);
   dirty_infos_free (infos, nr);

@@ -39,6 +39,7 @@ DEFINE_VECTOR (pieces, struct piece);
 struct storing {
   struct qcow2 *q;
   struct qcow2_bitmaps old;
+  size_t next_old;              /* where the next is looked for first */
   struct pieces taken;          /* new clusters, given back on failure */
   uint8_t *dir;                 /* the new directory */
   uint64_t dir_len, dir_cap;
@@ -214,22 +215,29 @@ append (struct storing *s, size_t len)
 static struct qcow2_bitmap *
 find_old (struct storing *s, const char *name)
 {
-  for (size_t i = 0; i < s->old.nr; i++)
-    if (strcmp (s->old.ptr[i].name, name) == 0)
+  /* As a rule it comes after the one that was found before. */
+  for (size_t n = 0; n < s->old.nr; n++) {
+    size_t i = (s->next_old + n) % s->old.nr;
+
+    if (strcmp (s->old.ptr[i].name, name) == 0) {
+      s->next_old = i + 1;
       return &s->old.ptr[i];
+    }
+  }
   return NULL;
 }
 
 /* The entry stays as it is; it is no longer the caller's to give up. */
 static int
-keep_entry (struct storing *s, struct qcow2_bitmap *bm)
+keep_entry (struct storing *s, struct qcow2_bitmap *bm, bool is_left)
 {
   uint8_t *p = append (s, bm->len);
 
   if (!p)
     return -ENOMEM;
   memcpy (p, s->old.dir + bm->pos, bm->len);
-  store_be32 (p + 12, bm->flags | QCOW2_BITMAP_IN_USE);
+  if (!is_left || bm->unusable[0])
+    store_be32 (p + 12, bm->flags | QCOW2_BITMAP_IN_USE);
   bm->table_len = 0;            /* nothing of it is freed */
   return 0;
 }
@@ -374,7 +382,7 @@ compose (struct storing *s, const struct qcow2_bitmap_content *content,
     if (content[i].bits)
       error = add_entry (s, &content[i]);
     else if (old)
-      error = keep_entry (s, old);
+      error = keep_entry (s, old, content[i].is_left);
     if (error == 0 && s->dir_len > QCOW2_MAX_BITMAP_DIR)
       error = -EFBIG;
     if (error < 0)

@@ -479,7 +479,8 @@ flag_entries (struct qcow2 *q, struct qcow2_bitmaps *b, bool is_all)
   for (size_t i = 0; i < b->nr; i++) {
     bm = &b->ptr[i];
     if ((bm->flags & QCOW2_BITMAP_IN_USE)
-        || (!is_all && !bm->unusable[0] && !(bm->flags & QCOW2_BITMAP_AUTO)))
+        || ((!is_all || bm->is_left) && !bm->unusable[0]
+            && !(bm->flags & QCOW2_BITMAP_AUTO)))
       continue;
     bm->flags |= QCOW2_BITMAP_IN_USE;
     store_be32 (b->dir + bm->pos + 12, bm->flags);

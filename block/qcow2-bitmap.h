@@ -33,6 +33,8 @@ struct qcow2_bitmap {
   char unusable[96];            /* why this program cannot use it: damaged, or
                                    of a kind that it does not know; "" = it
                                    can, unless it is in use */
+  bool is_left;                 /* for qcow2_bitmaps_flag: nobody takes it over;
+                                   one that does not record stays valid */
 
   /* Private. */
   uint64_t table;               /* offset in the file */
@@ -76,6 +78,8 @@ struct qcow2_bitmap_content {
   bool is_auto;
   const struct bitmap *bits;    /* NULL: leave the entry of that name as it
                                    is, in use; nothing if there is none */
+  bool is_left;                 /* without bits: not even in use, unless it is
+                                   so, or does not fit the disk any more */
 };
 
 /* Replace the image's bitmaps by the nr given, or the image keeps those that

@@ -154,6 +154,42 @@ check_equal(info(image), {"small": (4096, []), "b": (65536, ["auto"]),
 clean(image)
 shadow.check(lambda n: in_qemu(image, n), "stored again")
 
+# More than a disk can have: the rest stays in the image, and what is valid of
+# it stays so; a name that is no text stays as it is too.
+many = tmp + "/many.qcow2"
+shutil.copy(image, many)
+names = ["n%02d" % i for i in range(70)]
+for name in names:
+    run("qemu-img", "bitmap", "--add", many, name)
+for name in ("small", "b", "off", "n68"):
+    run("qemu-img", "bitmap", *(["--disable"] if name == "n68" else
+                                ["--remove"]), many, name)
+qemu_write(many, 7 * M, 65536)
+with open(many, "rb") as f:
+    data = f.read()
+with open(many, "wb") as f:
+    f.write(data.replace(b"n07", b"n\xff7"))
+names.remove("n07")
+with Tidemarkd(tmp, "--disk", "vda,file=%s,format=qcow2" % many) as d:
+    check("6 of the 70 bitmaps of the image, the first is 'n?7', stay in the "
+          "image alone, and those of them that record are no longer valid: "
+          "Bitmap name is not UTF-8" in d.messages(), d.messages())
+    with d.qmp() as q:
+        check_equal(sorted(d.bitmaps(q)), names[:64], "taken over")
+        q.execute("block-dirty-bitmap-remove", {"node": "vda", "name": "n05"})
+    names.remove("n05")
+    d.write("vda", 2 * M, 4096)
+    stop(d)
+clean(many)
+with open(many, "rb") as f:
+    check(b"n\xff7" in f.read(), "the name that is no text is lost")
+for name, (granularity, flags) in info(many).items():
+    if name in names:
+        check_equal(flags, [] if name == "n68" else ["auto", "in-use"]
+                    if name > "n64" else ["auto"], "flags of " + name)
+        names.remove(name)
+check_equal(names, [], "lost")
+
 # Read-only: shown, and the image is not touched.
 with open(image, "rb") as f:
     before = f.read()
