@@ -60,6 +60,12 @@ int blk_qcow2_open (struct blk *file, const struct qcow2_open_options *options,
 
 enum qcow2_compression { QCOW2_COMPRESSION_ZLIB, QCOW2_COMPRESSION_ZSTD };
 
+/* Bytes that a thread needs while it compresses a cluster (BLK_COMPRESS);
+ * level 0 = the library's default.  0 if that cannot be found out.
+ */
+uint64_t qcow2_pack_memory (enum qcow2_compression compression, int level,
+                            uint32_t cluster_size);
+
 /* What is allocated when an image is created. */
 enum qcow2_preallocation {
   QCOW2_PREALLOCATION_OFF,

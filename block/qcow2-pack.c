@@ -71,6 +71,39 @@ pack (const struct qcow2 *q, const uint8_t *in, uint8_t *out)
   return pack_zlib (in, q->cluster_size, out, max, q->compression_level);
 }
 
+/* What the library has taken once it has compressed a cluster; data makes no
+ * difference.
+ */
+static uint64_t
+zstd_memory (int level, uint32_t cluster_size)
+{
+  CLEANUP_FREE uint8_t *in = calloc (2, cluster_size);
+  ZSTD_CCtx *ctx = ZSTD_createCCtx ();
+  uint64_t n = 0;
+
+  if (ctx && in
+      && !ZSTD_isError (ZSTD_compressCCtx (ctx, in + cluster_size,
+                                           cluster_size, in, cluster_size,
+                                           level)))
+    n = ZSTD_sizeof_CCtx (ctx);
+  ZSTD_freeCCtx (ctx);
+  return n;
+}
+
+uint64_t
+qcow2_pack_memory (enum qcow2_compression compression, int level,
+                   uint32_t cluster_size)
+{
+  uint64_t n;
+
+  if (compression == QCOW2_COMPRESSION_ZSTD)
+    n = zstd_memory (level ? level : ZSTD_CLEVEL_DEFAULT, cluster_size);
+  else                          /* zconf.h: what deflate takes */
+    n = (UINT64_C (1) << (-ZLIB_WINDOW_BITS + 2))
+      + (UINT64_C (1) << (ZLIB_MEM_LEVEL + 9));
+  return n ? n + cluster_size : 0;
+}
+
 /* The L2 entry for len bytes at host; 0 if an entry cannot say that. */
 static uint64_t
 packed_entry (const struct qcow2 *q, uint64_t host, uint64_t len)

@@ -59,7 +59,8 @@ struct backup_run {
   enum qcow2_compression compression;
   int compression_level;        /* 0 = default */
   unsigned nr_connections;      /* 0 = blk-nbd's default */
-  uint64_t memory;              /* of the copy engine's buffers */
+  unsigned nr_threads;          /* of the copy engine */
+  uint64_t memory;              /* of its buffers */
   unsigned lease;
   unsigned retry, timeout;      /* as struct wire_options */
   struct bandwidth bandwidth;   /* of all disks */
@@ -79,6 +80,12 @@ struct backup_run {
   bool is_lost;                 /* the server is out of reach: what is there
                                    is kept for another run */
 };
+
+/* backup-memory.c: what of --memory is whose.  An error if it is too little for
+ * the compression and the clusters that are asked for.
+ */
+int backup_share_memory (struct backup_run *run, uint64_t memory,
+                         struct error *err);
 
 /* backup-mode.c: --mode and --full.  Names as on the command line. */
 const char *backup_mode_name (enum backup_mode mode);

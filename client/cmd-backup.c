@@ -32,8 +32,6 @@
 #define DEFAULT_FREEZE_TIMEOUT 10
 #define DEFAULT_MEMORY (UINT64_C (256) << 20)
 #define MIN_MEMORY (UINT64_C (32) << 20)
-/* The program itself, maps, checksums and the image's tables. */
-#define OTHER_MEMORY (UINT64_C (24) << 20)
 
 static const struct option_spec options[] = {
   { "bandwidth", 0, "RATE", "pull so many bytes per second at most" },
@@ -314,13 +312,12 @@ parse_options (struct backup_run *run, struct error *err)
     r = backup_check_modes (o, err);
   run->cluster_size = (uint32_t) cluster_size;
   run->nr_connections = (unsigned) connections;
-  run->memory = memory - OTHER_MEMORY;
   run->lease = (unsigned) lease;
   run->retry = (unsigned) retry;
   run->timeout = (unsigned) timeout;
   run->freeze_timeout = (unsigned) freeze;
   run->is_partial_ok = options_has (o, "partial-ok");
-  return r;
+  return r < 0 ? r : backup_share_memory (run, memory, err);
 }
 
 static int

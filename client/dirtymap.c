@@ -29,7 +29,7 @@
 #define FIRST_DEPTH 4
 #define MAX_DEPTH 256
 /* Extents of all of them that are looked at; the rest is asked for again. */
-#define MAX_EXTENTS 65536
+#define MAX_EXTENTS 32768
 /* A server that takes longer gets less to do at once: whoever watches the
  * connection is not to take it for lost.
  */

@@ -99,8 +99,8 @@ with world.d:
             done.set()
 
     w.data.at = (STEP // 4, lambda: step(0))
-    # The client keeps 24 MiB for other things.
-    p = w.client("--memory", "%dM" % (24 + MEMORY // M))
+    # The client keeps 28 MiB for other things.
+    p = w.client("--memory", "%dM" % (28 + MEMORY // M))
     check(done.wait(TIMEOUT * 3), "the pull does not go on")
     p.communicate(timeout=TIMEOUT)
     check_equal(p.returncode, 0, "status")

@@ -54,6 +54,10 @@ unit_test_bandwidth_SOURCES = unit/test-bandwidth.c
 unit_test_bandwidth_LDADD = $(client_ldadd)
 SCRIPT_TESTS += test-client-hooks.sh
 SCRIPT_TESTS += test-client-trim.sh test-systemd-units.sh
-EXTRA_DIST += client-trim.py
+EXTRA_DIST += client-trim.py client-memory.py test-client-memory.sh
+# Sanitizers need several times the memory.
+if !SANITIZERS
+SCRIPT_TESTS += test-client-memory.sh
+endif
 EXTRA_DIST += client_world.py client-ends.py client-resume-more.py
 SCRIPT_TESTS += test-client-resume-more.sh
