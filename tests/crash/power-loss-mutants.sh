@@ -8,7 +8,7 @@ requires python3
 
 objects=$(ls "$top_builddir"/tests/crash/{power-loss,model,sim,sim-image,sim-io}.o)
 libs="$top_builddir/block/libblock.a $top_builddir/common/libcommon.a
-$(pkg-config --libs libnbd zlib libzstd)"
+$(pkg-config --libs libnbd zlib libzstd gnutls)"
 flags="-std=gnu11 -w -D_GNU_SOURCE -O2 -pthread -I$top_builddir
 -I$top_srcdir/common -I$top_srcdir/block $(pkg-config --cflags libnbd)"
 survivors=0

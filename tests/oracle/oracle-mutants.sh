@@ -9,7 +9,7 @@ requires python3 pkg-config
 flags="-std=gnu11 -w -D_GNU_SOURCE -O2 -pthread -I$top_builddir
 -I$top_srcdir/common -I$top_srcdir/block -I$top_srcdir/tests/oracle
 $(pkg-config --cflags libnbd zlib libzstd)"
-libs="-pthread $(pkg-config --libs libnbd zlib libzstd)"
+libs="-pthread $(pkg-config --libs libnbd zlib libzstd gnutls)"
 export TMPDIR=$tmp
 points=${POINTS:-1000}
 survivors=0
