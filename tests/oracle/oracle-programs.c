@@ -764,7 +764,7 @@ one_backup (struct repo *repo, bool is_last)
     nr_hits = world_nr_hits ();
     run.point = history_point_open (history);
     status = run_client (&run);
-  } while (!finish_run (&run, status, world_nr_hits () != nr_hits, since));
+  } while (!finish_run (&run, status, world_nr_hits_done () != nr_hits, since));
 }
 
 static void *

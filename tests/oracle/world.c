@@ -228,6 +228,17 @@ world_nr_hits (void)
   return atomic_load (&nr_hits);
 }
 
+unsigned
+world_nr_hits_done (void)
+{
+  unsigned nr;
+
+  pthread_mutex_lock (&hitting);
+  nr = atomic_load (&nr_hits);
+  pthread_mutex_unlock (&hitting);
+  return nr;
+}
+
 void
 world_cut (bool with_reset)
 {

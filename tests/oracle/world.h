@@ -33,6 +33,10 @@ void world_cut (bool with_reset);
 void world_kill_server (void);
 /* How often either has been done or begun. */
 unsigned world_nr_hits (void);
+/* The same, but first what has been begun is brought to its end: then whoever
+ * has failed because of it finds more than when he began.
+ */
+unsigned world_nr_hits_done (void);
 
 /* A guest whose request has failed: true if that is because the server was
  * killed after *epoch (0 at first), and is there again: *epoch is then of the
