@@ -45,8 +45,7 @@ static void __attribute__ ((noreturn))
 failed (const char *what)
 {
   fprintf (stderr, "oracle: %s: %s\n", what, strerror (errno));
-  if (server > 0)
-    kill (server, SIGKILL);
+  world_abandon ();
   _exit (1);
 }
 
@@ -222,6 +221,13 @@ world_stop (void)
   return status;
 }
 
+void
+world_abandon (void)
+{
+  if (server > 0)
+    kill (server, SIGKILL);
+}
+
 unsigned
 world_nr_hits (void)
 {
@@ -245,6 +251,8 @@ world_cut (bool with_reset)
   pthread_mutex_lock (&hitting);
   atomic_fetch_add (&nr_hits, 1);
   tell_relay (with_reset ? "reset" : "cut");
+  /* Who began since the first count has been hit as well. */
+  atomic_fetch_add (&nr_hits, 1);
   pthread_mutex_unlock (&hitting);
 }
 

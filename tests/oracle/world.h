@@ -24,6 +24,8 @@ struct world_options {
 void world_start (const struct world_options *options);
 /* The server's exit status after SIGTERM, as waitpid has it. */
 int world_stop (void);
+/* The test has failed: leave no server behind.  Any thread. */
+void world_abandon (void);
 
 /* Any thread. */
 
