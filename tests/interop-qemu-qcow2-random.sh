@@ -7,5 +7,8 @@
 requires qemu-img qemu-io python3
 
 seed=${TIDEMARK_SEED:-$RANDOM}
+share=1
+if [ "$sanitizers" != no ]; then share=2; fi    # every second image
 echo "seed $seed"
-python3 "$srcdir/qcow2-random.py" "$top_builddir/tests/qcow2-io" "$tmp" "$seed"
+python3 "$srcdir/qcow2-random.py" "$top_builddir/tests/qcow2-io" "$tmp" \
+    "$seed" "$share"
