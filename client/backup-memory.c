@@ -2,9 +2,9 @@
 /* How --memory is shared out.  Main thread.
  *
  * What is not the copy engine's buffers: the program and its libraries, about
- * 10 MiB; libnbd's copy of a block status reply, 2^20 extents at most; the map's
- * extents and batches of runs (dirtymap.c, pull.c); and, of each thread that
- * compresses, the library's own, which is found out by a trial.
+ * 10 MiB; libnbd's copy of a block status reply, 2^20 extents at most; the
+ * map's extents and batches of runs (dirtymap.c, pull.c); and, of each thread
+ * that compresses, the library's own, which is found out by a trial.
  */
 #include "config.h"
 
