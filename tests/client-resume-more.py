@@ -57,7 +57,8 @@ def cut_in_the_second(w):
                                 "disk-end", "stored", "stored"], "events")
     check_equal([e["disk"] for e in events if e["event"] == "disk-begin"],
                 ["vdb"], "what is pulled")
-    check(w.data.down - start < SIZE * 3 // 4, "pulled again: %d"
+    # How much of the second was stable depends on time; of the first all was.
+    check(w.data.down - start < SIZE * 9 // 8, "pulled again: %d"
           % (w.data.down - start))
     check_stored(w, point, "cut in the second disk")
 
