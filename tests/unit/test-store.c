@@ -158,6 +158,22 @@ make_raw (void)
 /* What has been written since the base point, by granule. */
 static bool truth[NR_GRANULES];
 
+/* A new disk, on which nothing has been written, with a bitmap b. */
+static struct disk *
+open_new (void)
+{
+  const struct disk_options o = options ();
+  struct error err = ERROR_INIT;
+  struct disk *d;
+
+  make_raw ();
+  memset (truth, 0, sizeof truth);
+  assert_int_equal (disk_open (&o, &d, &err), 0);
+  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
+                                     &err), 0);
+  return d;
+}
+
 static void
 guest_write (struct disk *d, unsigned granule)
 {
@@ -328,17 +344,12 @@ retire_often (void *opaque)
 static void
 test_writers (void **state)
 {
-  const struct disk_options o = options ();
-  struct error err = ERROR_INIT;
   struct store_info info;
   pthread_t threads[NR_THREADS], retirer;
   struct disk *d;
   unsigned i;
 
-  make_raw ();
-  assert_int_equal (disk_open (&o, &d, &err), 0);
-  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
-                                     &err), 0);
+  d = open_new ();
   atomic_store (&is_done, false);
   pthread_create (&retirer, NULL, retire_often, disk_store (d));
   for (i = 0; i < NR_THREADS; i++)
@@ -366,10 +377,7 @@ test_sizes (void **state)
     UINT64_C (1) << 40, 512, (UINT64_C (1) << 32) + 512, SIZE, 0, SIZE
   };
 
-  make_raw ();
-  assert_int_equal (disk_open (&o, &d, &err), 0);
-  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
-                                     &err), 0);
+  d = open_new ();
   for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
     if (disk_resize (d, sizes[i], &err) < 0)
       fail_msg ("%s", err.msg);
@@ -396,12 +404,8 @@ test_resize_fails (void **state)
   struct error err = ERROR_INIT;
   struct disk *d;
 
-  make_raw ();
-  memset (truth, 0, sizeof truth);
   signal (SIGXFSZ, SIG_IGN);
-  assert_int_equal (disk_open (&o, &d, &err), 0);
-  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
-                                     &err), 0);
+  d = open_new ();
   guest_write (d, 5);
   assert_int_equal (setrlimit (RLIMIT_FSIZE, &limited), 0);
   assert_int_equal (disk_resize (d, UINT64_C (1) << 40, &err), -EFBIG);
@@ -442,17 +446,12 @@ query_often (void *opaque)
 static void
 test_queries (void **state)
 {
-  const struct disk_options o = options ();
   struct error err = ERROR_INIT;
   pthread_t threads[2];
   struct disk *d;
   unsigned i;
 
-  make_raw ();
-  memset (truth, 0, sizeof truth);
-  assert_int_equal (disk_open (&o, &d, &err), 0);
-  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
-                                     &err), 0);
+  d = open_new ();
   atomic_store (&is_done, false);
   for (i = 0; i < 2; i++)
     pthread_create (&threads[i], NULL, query_often, disk_store (d));
@@ -492,16 +491,10 @@ assert_state (struct disk *d, const char *name, enum dirty_state state)
 static struct disk *
 open_failed (void)
 {
-  const struct disk_options o = options ();
-  struct error err = ERROR_INIT;
   struct disk *d;
   unsigned i;
 
-  make_raw ();
-  memset (truth, 0, sizeof truth);
-  assert_int_equal (disk_open (&o, &d, &err), 0);
-  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
-                                     &err), 0);
+  d = open_new ();
   atomic_store (&countdown, 1);
   for (i = 0; !store_has_failed (disk_store (d)); i++)
     guest_write (d, i);
@@ -555,16 +548,12 @@ test_replace_faults (void **state)
 static void
 test_replace_frozen (void **state)
 {
-  const struct disk_options o = options ();
   struct error err = ERROR_INIT;
   struct dirty_bitmap *bm;
   struct disk *d;
   unsigned i;
 
-  make_raw ();
-  assert_int_equal (disk_open (&o, &d, &err), 0);
-  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
-                                     &err), 0);
+  d = open_new ();
   guest_write (d, 33);
   bm = dirty_find (disk_dirty (d), "b");
   gate_close (disk_gate (d));
@@ -649,10 +638,7 @@ test_replace_races (void **state)
   struct disk *d;
   unsigned i;
 
-  make_raw ();
-  assert_int_equal (disk_open (&o, &d, &err), 0);
-  assert_int_equal (disk_bitmap_add (d, "b", GRANULE, DIRTY_IS_PERSISTENT,
-                                     &err), 0);
+  d = open_new ();
   assert_int_equal (disk_start (d), 0);
   atomic_store (&is_done, false);
   for (i = 0; i < 4; i++)
