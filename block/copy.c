@@ -35,7 +35,6 @@
 #include "range.h"
 #include "window.h"
 
-#define DEFAULT_THREADS 2
 #define DEFAULT_DEPTH 16
 #define DEFAULT_MAX_ITEM (1024 * 1024)
 #define MAX_DEPTH 1024
@@ -414,7 +413,7 @@ set_options (struct copy *c, const struct copy_options *options)
   if (options)
     c->options = *options;
   if (c->options.nr_threads == 0)
-    c->options.nr_threads = DEFAULT_THREADS;
+    c->options.nr_threads = COPY_DEFAULT_THREADS;
   if (c->options.depth == 0)
     c->options.depth = DEFAULT_DEPTH;
   if (c->options.max_item == 0)

@@ -35,8 +35,10 @@ struct copy_ops {
   void (*done) (void *opaque, const struct copy_item *item);
 };
 
+#define COPY_DEFAULT_THREADS 2
+
 struct copy_options {
-  unsigned nr_threads;          /* 0 = 2 */
+  unsigned nr_threads;          /* 0 = COPY_DEFAULT_THREADS */
   unsigned depth;               /* reads in flight per thread; 0 = 16 */
   uint64_t memory;              /* instead of depth, unless 0: buffers take no
                                    more than this, but two items at least, and

@@ -12,11 +12,11 @@
 
 #include "backup.h"
 #include "blk-qcow2.h"
+#include "copy.h"
 #include "range.h"
 #include "size.h"
 
 #define OTHER_MEMORY (UINT64_C (28) << 20)
-#define DEFAULT_THREADS 2
 /* What a thread of the copy engine has under way at least: two items. */
 #define MIN_ITEM (UINT64_C (1) << 18)
 
@@ -29,7 +29,7 @@ backup_share_memory (struct backup_run *run, uint64_t memory,
   char a[SIZE_STRING_MAX], b[SIZE_STRING_MAX];
 
   run->nr_threads = run->nr_connections ? run->nr_connections
-    : DEFAULT_THREADS;
+    : COPY_DEFAULT_THREADS;
   if (run->compress) {
     pack = qcow2_pack_memory (run->compression, run->compression_level,
                               run->cluster_size);
