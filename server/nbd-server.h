@@ -20,8 +20,8 @@ struct nbd_server_options {
   unsigned nr_workers;          /* threads for requests that may wait for a
                                    disk, shared by all connections; 0 = 16 */
   const struct server_tls *tls; /* loaded, outlives the server; NULL = none */
-  /* In place of those of tls, to all clients, on Unix sockets too; NULL = none.
-   * The server takes a reference.
+  /* In place of those of tls, which must be given then, to all clients, on Unix
+   * sockets too; NULL = none.  The server takes a reference.
    */
   struct tls_creds *creds;
   enum tls_role role;           /* what its clients do */

@@ -65,7 +65,7 @@ refusals_take (struct refusals *r, int64_t now_ms, uint64_t *ret)
   }
   nr_new = MAX (now_ms - r->filled, 0) / REFUSALS_INTERVAL;
   r->filled += nr_new * REFUSALS_INTERVAL;
-  r->nr_lines = MIN (nr_new, REFUSALS_BURST - r->nr_lines) + r->nr_lines;
+  r->nr_lines = (unsigned) MIN (r->nr_lines + nr_new, REFUSALS_BURST);
   if (r->nr_lines == 0) {
     r->nr_hidden++;
     return false;
