@@ -300,6 +300,7 @@ class Qcow2Chain (Case):
     """All of a disk whose clusters are spread over 32 layers, and of one with
     a single layer, 1 MiB at a time."""
     target = {"one layer": 0.8}
+    piece = MIB
 
     def moved (self):
         return self.args.size or 2048 * MIB
@@ -313,20 +314,32 @@ class Qcow2Chain (Case):
         yield NoServer (), argv, lambda: run (argv)
 
     def ours (self):
-        yield from self.read ([self.tools.qcow2_load, "read",
+        yield from self.read ([self.tools.qcow2_load, "read", str (self.piece),
                                self.path ("chain-31")])
 
     def single (self):
-        yield from self.read ([self.tools.qcow2_load, "read",
+        yield from self.read ([self.tools.qcow2_load, "read", str (self.piece),
                                self.path ("single-0")])
 
     def qemu_img (self):
         yield from self.read (["qemu-img", "bench", "-f", "qcow2", "-d", "1",
-                               "-s", "1M", "-c", "%d" % (self.moved () // MIB),
+                               "-s", str (self.piece), "-c",
+                               str (self.moved () // self.piece),
                                self.path ("chain-31")])
 
+    def bare (self):
+        yield from self.read ([self.tools.qcow2_load, "bare",
+                               str (self.moved ()), "32",
+                               self.path ("chain-")])
+
     contestants = {"32 layers": ours, "one layer": single,
+                   "plain reads of 32 files": bare,
                    "qemu-img bench, 32 layers": qemu_img}
+
+
+class Qcow2ChainGranule (Qcow2Chain):
+    """As qcow2-chain, 64 KiB at a time."""
+    piece = GRANULE
 
 
 class RestoreChain (Case):
@@ -484,7 +497,8 @@ class StoreBytes (StoreOpen):
 CASES = {"full": Full, "incremental": Incremental, "write": Write,
          "write-depth1": WriteDepth1, "memory": Memory,
          "qcow2-write": Qcow2Write, "qcow2-write-random": Qcow2WriteRandom,
-         "qcow2-chain": Qcow2Chain, "restore-chain": RestoreChain,
+         "qcow2-chain": Qcow2Chain, "qcow2-chain-64k": Qcow2ChainGranule,
+         "restore-chain": RestoreChain,
          "write-store": WriteStore, "write-store-cold": WriteStoreCold,
          "store-open": StoreOpen, "store-point": StorePoint,
          "store-bytes": StoreBytes}

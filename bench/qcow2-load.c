@@ -8,17 +8,22 @@
  *                                          new image
  *   qcow2-load chain SIZE LAYERS PREFIX    PREFIX0 to PREFIX(LAYERS-1), data in
  *                                          clusters of any layer
- *   qcow2-load read IMAGE                  all of it, 1 MiB at a time
+ *   qcow2-load read SIZE IMAGE             all of it, SIZE bytes at a time
+ *   qcow2-load bare SIZE LAYERS PREFIX     what "chain" wrote, cluster by
+ *                                          cluster from the files, by plain
+ *                                          reads that know where each is
  */
 #include "config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "blk-file.h"
 #include "blk-qcow2.h"
@@ -27,6 +32,7 @@
 
 #define PIECE (UINT64_C (1) << 20)
 #define SMALL UINT64_C (4096)
+#define MAX_LAYERS 64
 #define NR_THREADS 4            /* qemu-img convert has 8 requests in flight */
 
 static uint8_t buf[PIECE];
@@ -149,7 +155,13 @@ scatter (uint64_t size, uint64_t step, uint64_t count, const char *path)
   return r < 0 ? r : r2;
 }
 
-/* The clusters of one layer: those that a hash gives it. */
+/* The layer that has the cluster: the one that a hash gives. */
+static unsigned
+layer_of (uint64_t cluster, unsigned nr)
+{
+  return (cluster * UINT64_C (0x9e3779b97f4a7c15) >> 40) % nr;
+}
+
 static int
 write_layer (struct blk *out, uint64_t size, unsigned layer, unsigned nr)
 {
@@ -157,7 +169,7 @@ write_layer (struct blk *out, uint64_t size, unsigned layer, unsigned nr)
   int r = 0;
 
   for (uint64_t i = 0; i < size / cluster && r == 0; i++)
-    if ((i * UINT64_C (0x9e3779b97f4a7c15) >> 40) % nr == layer) {
+    if (layer_of (i, nr) == layer) {
       memset (buf, 1 + (int) (i % 255), cluster);
       r = blk_pwrite (out, buf, cluster, i * cluster, 0);
     }
@@ -190,7 +202,7 @@ write_chain (uint64_t size, unsigned nr, const char *prefix)
 }
 
 static int
-read_all (const char *path)
+read_all (uint64_t piece, const char *path)
 {
   struct qcow2_open_options options = {
     .is_read_only = true, .allow_backing = true,
@@ -206,11 +218,38 @@ read_all (const char *path)
     return r;
   size = blk_size (in);
   for (uint64_t off = 0; off < size && r == 0; off += n) {
-    n = MIN (PIECE, size - off);
+    n = MIN (piece, size - off);
     r = blk_pread (in, buf, n, off, 0);
   }
   blk_close (in);
   return r;
+}
+
+/* The driver lays out the clusters of a new image one after the other, as they
+ * are written: nothing has to be looked up.
+ */
+static int
+read_bare (uint64_t size, unsigned nr, const char *prefix)
+{
+  const uint64_t cluster = QCOW2_DEFAULT_CLUSTER_SIZE;
+  struct { int fd; off_t off; } layers[MAX_LAYERS];
+  char path[1024];
+  ssize_t n = 1;
+
+  for (unsigned i = 0; i < nr; i++) {
+    snprintf (path, sizeof path, "%s%u", prefix, i);
+    layers[i].fd = open (path, O_RDONLY | O_CLOEXEC);
+    if (layers[i].fd < 0)
+      return -errno;
+    layers[i].off = 0;
+  }
+  for (uint64_t i = 0; i < size / cluster && n > 0; i++) {
+    unsigned l = layer_of (i, nr);
+
+    n = pread (layers[l].fd, buf, cluster, layers[l].off);
+    layers[l].off += n;
+  }
+  return n > 0 ? 0 : -EIO;
 }
 
 int
@@ -226,8 +265,13 @@ main (int argc, char *argv[])
   else if (argc == 5 && strcmp (argv[1], "chain") == 0)
     r = write_chain (strtoull (argv[2], NULL, 0),
                      (unsigned) MAX (strtoul (argv[3], NULL, 0), 1), argv[4]);
-  else if (argc == 3 && strcmp (argv[1], "read") == 0)
-    r = read_all (argv[2]);
+  else if (argc == 4 && strcmp (argv[1], "read") == 0)
+    r = read_all (MIN (MAX (strtoull (argv[2], NULL, 0), SMALL), PIECE),
+                  argv[3]);
+  else if (argc == 5 && strcmp (argv[1], "bare") == 0)
+    r = read_bare (strtoull (argv[2], NULL, 0),
+                   (unsigned) MIN (MAX (strtoul (argv[3], NULL, 0), 1),
+                                   MAX_LAYERS), argv[4]);
   if (r < 0)
     fprintf (stderr, "qcow2-load: %s\n", err.msg[0] ? err.msg
              : strerror (-r));
