@@ -559,7 +559,7 @@ backup_begin_session (struct backup_run *run, struct error *err)
     control_set_lasting (run->control);
   /* A third of the lease: two lost renewals do no harm. */
   return control_keepalive_start (run->control, run->session, run->lease / 3,
-                                  err);
+                                  run->timeout, err);
 }
 
 int

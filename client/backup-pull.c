@@ -277,6 +277,7 @@ attach (void *opaque, struct error *err)
   struct control_call call = {
     .command = "backup-attach",
     .args = json_pack ("{s:s}", "id", run->session),
+    .timeout = run->timeout,
   };
   int r = control_call (run->control, &call, NULL, err);
 

@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -27,7 +28,7 @@
 #include "sockaddr.h"
 #include "tls-options.h"
 
-#define ANSWER_TIMEOUT_MS 120000
+#define ANSWER_TIMEOUT 120      /* seconds */
 #define MAX_ANSWER (64 * 1024 * 1024)
 #define PLAIN_SCHEME "nbd://"
 
@@ -35,8 +36,10 @@ struct control {
   /* Fixed after connect. */
   char *name;                   /* for messages */
   struct sock_address address;
+  int end_fd;                   /* eventfd: it closes, wait for nothing */
 
-  /* Who sets is_busy has the connection: fd's stream, buf, next_id. */
+  /* Who sets is_busy has the connection: fd's stream, buf, next_id, timeout. */
+  unsigned timeout;             /* seconds */
   int fd;                       /* -1 = none */
   struct tls *tls;              /* over TCP */
   char *buf;
@@ -54,8 +57,9 @@ struct control {
   bool has_keepalive;
 
   pthread_t keepalive;
-  unsigned interval;            /* fixed while the thread runs */
-  char id[64];                  /* likewise */
+  /* Fixed while the thread runs. */
+  unsigned interval, keepalive_timeout;
+  char id[64];
 };
 
 static int
@@ -153,19 +157,22 @@ static int
 wait_socket (struct control *c, short events, bool is_final,
              struct error *err)
 {
-  struct pollfd fds[2] = {
+  struct pollfd fds[] = {
     { .fd = c->fd, .events = events },
     { .fd = is_final ? -1 : interrupt_fd (), .events = POLLIN },
+    { .fd = c->end_fd, .events = POLLIN },
   };
   int n;
 
   do
-    n = poll (fds, 2, ANSWER_TIMEOUT_MS);
+    n = poll (fds, 3, (int) c->timeout * 1000);
   while (n < 0 && errno == EINTR);
   if (n < 0)
     return broken (c, errno, err, "poll failed");
   if (n == 0)
     return broken (c, ETIMEDOUT, err, "the server does not answer");
+  if (fds[2].revents)
+    return broken (c, ECANCELED, err, "the connection is closed");
   if (fds[1].revents) {
     /* An answer may still come: nothing else can be asked before it. */
     broken (c, ECANCELED, err, "interrupted");
@@ -471,6 +478,7 @@ control_call (struct control *c, struct control_call *call, json_t **ret,
     r = error_set (err, ENOTCONN, "%s: %s: the connection to the server is "
                    "lost", c->name, call->command);
   else {
+    c->timeout = call->timeout ? call->timeout : ANSWER_TIMEOUT;
     if (is_broken)
       r = connect_again (c, err);
     if (r == 0)
@@ -499,10 +507,12 @@ control_connect (const char *source, struct control **ret, struct error *err)
   lock_init (&c->lock, LOCK_RANK_CONTROL);
   cond_init (&c->cond);
   c->fd = -1;
+  c->timeout = ANSWER_TIMEOUT;
   c->address = address;
   c->name = strdup (source);
-  r = c->name ? connect_now (c, err)
-    : error_set_errno (err, ENOMEM, "%s", source);
+  c->end_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
+  r = !c->name || c->end_fd < 0 ? error_set_errno (err, errno, "%s", source)
+    : connect_now (c, err);
   if (r < 0)
     control_close (c);
   else
@@ -510,13 +520,27 @@ control_connect (const char *source, struct control **ret, struct error *err)
   return r < 0 ? r : 0;
 }
 
+/* What it is waiting for it still gets. */
+static void
+stop_keepalive (struct control *c)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+  c->is_stopping = true;
+  pthread_cond_broadcast (&c->cond);
+}
+
 void
 control_close (struct control *c)
 {
   if (!c)
     return;
+  stop_keepalive (c);
+  if (c->end_fd >= 0)
+    eventfd_write (c->end_fd, 1);
   control_keepalive_stop (c);
   disconnect (c);
+  if (c->end_fd >= 0)
+    close (c->end_fd);
   free (c->buf);
   free (c->name);
   pthread_cond_destroy (&c->cond);
@@ -637,6 +661,13 @@ keepalive_wait (struct control *c)
   return false;
 }
 
+static bool
+is_stopping (struct control *c)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+  return c->is_stopping;
+}
+
 static void *
 keepalive_thread (void *opaque)
 {
@@ -649,9 +680,12 @@ keepalive_thread (void *opaque)
       .args = json_pack ("{s:s}", "id", c->id),
       /* An interrupt is answered with backup-end on this connection. */
       .is_final = true,
+      .timeout = c->keepalive_timeout,
     };
 
     if (control_call (c, &call, NULL, &err) < 0) {
+      if (is_stopping (c))
+        break;
       log_warning ("cannot renew the session's lease: %s", err.msg);
       if (call.error_class[0])
         break;                  /* it has ended */
@@ -662,12 +696,13 @@ keepalive_thread (void *opaque)
 
 int
 control_keepalive_start (struct control *c, const char *id, unsigned interval,
-                         struct error *err)
+                         unsigned timeout, struct error *err)
 {
   int e;
 
   snprintf (c->id, sizeof c->id, "%s", id);
   c->interval = interval > 0 ? interval : 1;
+  c->keepalive_timeout = timeout;
   c->is_stopping = false;
   e = pthread_create (&c->keepalive, NULL, keepalive_thread, c);
   if (e)
@@ -681,11 +716,7 @@ control_keepalive_stop (struct control *c)
 {
   if (!c->has_keepalive)
     return;
-  {
-    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
-    c->is_stopping = true;
-    pthread_cond_broadcast (&c->cond);
-  }
+  stop_keepalive (c);
   pthread_join (c->keepalive, NULL);
   c->has_keepalive = false;
 }

@@ -55,16 +55,20 @@ struct control_call {
   const char *command;
   json_t *args;
   bool is_final;                /* do not give up when interrupted */
+  unsigned timeout;             /* seconds of silence after which the connection
+                                   is lost; 0 = 120 */
   char error_class[40];         /* out */
 };
 int control_call (struct control *c, struct control_call *call, json_t **ret,
                   struct error *err);
 
 /* Renew the lease of the session id every interval seconds, from a thread of
- * its own, until control_keepalive_stop or close.
+ * its own, until control_keepalive_stop, which waits for an answer that is due,
+ * or close, which does not.  timeout as in a call.
  */
 int control_keepalive_start (struct control *c, const char *id,
-                             unsigned interval, struct error *err);
+                             unsigned interval, unsigned timeout,
+                             struct error *err);
 void control_keepalive_stop (struct control *c);
 
 #endif /* TIDEMARK_CONTROL_H */

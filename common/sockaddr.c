@@ -27,6 +27,7 @@
 #include "sockaddr.h"
 
 #define LISTEN_BACKLOG 128
+#define CONNECT_SECONDS 30
 #define SYSTEMD_FIRST_FD 3
 #define SYSTEMD_MAX_FDS 64
 
@@ -386,6 +387,17 @@ sock_address_listen (const struct sock_address *addr,
     : listen_tcp (addr, fds, err);
 }
 
+/* Make a connection fail that is not there within so many seconds; 0 = leave it
+ * to the kernel, which gives up after minutes.
+ */
+static void
+limit_connect (int fd, unsigned seconds)
+{
+  const struct timeval timeout = { .tv_sec = seconds };
+
+  setsockopt (fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+}
+
 /* connect, carried on after a signal.  Returns 0 or -errno. */
 static int
 connect_fd (int fd, const struct sockaddr *sa, socklen_t len)
@@ -397,7 +409,7 @@ connect_fd (int fd, const struct sockaddr *sa, socklen_t len)
   if (connect (fd, sa, len) == 0)
     return 0;
   if (errno != EINTR)
-    return -errno;
+    return errno == EINPROGRESS ? -ETIMEDOUT : -errno;
   while (poll (&pfd, 1, -1) < 0)
     if (errno != EINTR)
       return -errno;
@@ -437,6 +449,8 @@ connect_tcp (const struct sock_address *addr, struct error *err)
   for (ai = list; ai && r < 0; ai = ai->ai_next) {
     fd = socket (ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC,
                  ai->ai_protocol);
+    if (fd >= 0)
+      limit_connect (fd, CONNECT_SECONDS);
     r = fd < 0 ? -errno : connect_fd (fd, ai->ai_addr, ai->ai_addrlen);
     if (fd >= 0 && r < 0)
       close (fd);
@@ -446,6 +460,7 @@ connect_tcp (const struct sock_address *addr, struct error *err)
     sock_address_format (addr, text, sizeof text);
     return error_set_errno (err, -r, "%s: cannot connect", text);
   }
+  limit_connect (fd, 0);
   setsockopt (fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   return fd;
 }
