@@ -11,7 +11,8 @@ SCRIPT_TESTS += \
 	test-plugin-options.sh \
 	test-plugin-readonly.sh \
 	test-plugin-serve.sh \
-	test-plugin-session.sh
+	test-plugin-session.sh \
+	test-plugin-tls.sh
 # Figures of a sanitizer's build mean nothing.
 EXTRA_DIST += test-bench.sh
 if !SANITIZERS
