@@ -22,39 +22,18 @@
 
 #include "block-export.h"
 #include "cleanup.h"
-#include "keyval.h"
 #include "listeners.h"
 #include "log.h"
 #include "nbd-server.h"
 #include "qmp.h"
 #include "qmp-args.h"
-#include "range.h"
 #include "service.h"
-#include "size.h"
 #include "sockaddr.h"
+#include "specs.h"
 #include "tls-objects.h"
-#include "vector.h"
-
-struct disk_spec {
-  struct keyvals kv;            /* owns the strings of options */
-  struct disk_options options;
-  struct disk *disk;            /* once open */
-};
-
-struct bitmap_spec {
-  char *disk;
-  char *name;
-  uint64_t granularity;         /* 0 = default */
-  bool is_disabled;
-  enum { PERSISTENT_AUTO, PERSISTENT_ON, PERSISTENT_OFF } persistent;
-};
-
-DEFINE_VECTOR (disk_spec_vector, struct disk_spec);
-DEFINE_VECTOR (bitmap_spec_vector, struct bitmap_spec);
 
 struct service {
-  struct disk_spec_vector disks;
-  struct bitmap_spec_vector bitmaps;
+  struct specs specs;
   char *scratch_dir;            /* NULL = cbw.h's default */
   uint64_t scratch_limit;
   struct nodes *nodes;          /* these disks and blockdev-add's */
@@ -100,267 +79,16 @@ service_new (struct service **ret)
   return 0;
 }
 
-static struct disk_spec *
-find_spec (struct service *s, const char *name)
-{
-  size_t i;
-
-  for (i = 0; i < s->disks.len; i++)
-    if (strcmp (s->disks.ptr[i].options.name, name) == 0)
-      return &s->disks.ptr[i];
-  return NULL;
-}
-
-/* The place of key's value among two, 0 if the key is absent. */
-static int
-parse_choice (const struct keyvals *kv, const char *what, const char *key,
-              const char *const choices[2], int if_absent, struct error *err)
-{
-  const char *value = keyvals_get (kv, key);
-
-  if (value == NULL)
-    return if_absent;
-  if (strcmp (value, choices[0]) == 0)
-    return 0;
-  if (strcmp (value, choices[1]) == 0)
-    return 1;
-  return error_set (err, EINVAL, "%s: %s=%s: must be '%s' or '%s'", what, key,
-                    value, choices[0], choices[1]);
-}
-
-static int
-check_disk_name (struct service *s, const char *name, struct error *err)
-{
-  static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    "abcdefghijklmnopqrstuvwxyz0123456789-_.";
-
-  if (name == NULL || *name == '\0')
-    return error_set (err, EINVAL, "disk: a name is needed, as in "
-                      "'NAME,file=PATH'");
-  if (strlen (name) > DISK_NAME_MAX)
-    return error_set (err, EINVAL, "disk name '%.32s...' is too long "
-                      "(at most %d bytes)", name, DISK_NAME_MAX);
-  if (name[strspn (name, allowed)] != '\0')
-    return error_set (err, EINVAL, "disk name '%s': only letters, digits, "
-                      "'-', '_' and '.' are allowed", name);
-  if (find_spec (s, name))
-    return error_set (err, EEXIST, "disk '%s' is given twice", name);
-  return 0;
-}
-
-static int
-parse_size (const struct keyvals *kv, const char *what, const char *key,
-            bool *ret_has, uint64_t *ret, struct error *err)
-{
-  const char *value = keyvals_get (kv, key);
-
-  *ret_has = value != NULL;
-  if (value == NULL || size_parse (key, value, ret, err) == 0)
-    return 0;
-  error_prefix (err, "%s", what);
-  return -EINVAL;
-}
-
-/* How much of a qcow2 image's metadata is kept in memory. */
-static int
-parse_cache (const struct keyvals *kv, const char *what,
-             struct disk_options *o, struct error *err)
-{
-  struct qcow2_cache_sizes *c = &o->cache;
-
-  if (parse_size (kv, what, "cache-size", &c->has_total, &c->total, err) < 0
-      || parse_size (kv, what, "l2-cache-size", &c->has_l2, &c->l2, err) < 0
-      || parse_size (kv, what, "refcount-cache-size", &c->has_refcount,
-                     &c->refcount, err) < 0)
-    return -EINVAL;
-  if ((c->has_total || c->has_l2 || c->has_refcount)
-      && strcmp (o->format, "qcow2") != 0)
-    return error_set (err, EINVAL, "%s: %s is for format=qcow2 only", what,
-                      c->has_total ? "cache-size" : c->has_l2
-                      ? "l2-cache-size" : "refcount-cache-size");
-  if (qcow2_cache_check (c, err) < 0) {
-    error_prefix (err, "%s", what);
-    return -EINVAL;
-  }
-  return 0;
-}
-
-/* Fill the options from spec->kv. */
-static int
-parse_disk_options (struct service *s, struct disk_spec *spec,
-                    struct error *err)
-{
-  static const char *const formats[2] = { "raw", "qcow2" };
-  static const char *const off_on[2] = { "off", "on" };
-  static const char *const deny_allow[2] = { "deny", "allow" };
-  static const char *const policies[2] =
-    { "break-backup", "break-guest-write" };
-  struct disk_options *o = &spec->options;
-  const struct keyvals *kv = &spec->kv;
-  const char *limit = keyvals_get (kv, "scratch-limit");
-  char what[DISK_NAME_MAX + 10];
-  int r;
-
-  o->name = keyvals_get (kv, "disk");
-  r = check_disk_name (s, o->name, err);
-  if (r < 0)
-    return r;
-  snprintf (what, sizeof what, "disk '%s'", o->name);
-  o->file = keyvals_get (kv, "file");
-  if (o->file == NULL || *o->file == '\0')
-    return error_set (err, EINVAL, "%s: file=PATH is missing", what);
-  r = parse_choice (kv, what, "format", formats, 0, err);
-  if (r < 0)
-    return r;
-  o->format = formats[r];
-  r = parse_cache (kv, what, o, err);
-  if (r < 0)
-    return r;
-  r = parse_choice (kv, what, "readonly", off_on, 0, err);
-  if (r < 0)
-    return r;
-  o->is_read_only = r == 1;
-  r = parse_choice (kv, what, "backing", deny_allow, 0, err);
-  if (r < 0)
-    return r;
-  o->allow_backing = r == 1;
-  r = parse_choice (kv, what, "on-scratch-error", policies, 0, err);
-  if (r < 0)
-    return r;
-  o->on_scratch_error = r == 1 ? CBW_BREAK_GUEST_WRITE : CBW_BREAK_BACKUP;
-  o->scratch_dir = keyvals_get (kv, "scratch-dir");
-  o->store = keyvals_get (kv, "store");
-  if (o->store && *o->store == '\0')
-    return error_set (err, EINVAL, "%s: store=PATH is empty ('none' means no"
-                      " store)", what);
-  if (o->store && strcmp (o->store, "none") == 0)
-    o->store = "";
-  if (limit == NULL)
-    return 0;
-  r = size_parse ("scratch-limit", limit, &o->scratch_limit, err);
-  if (r < 0)
-    error_prefix (err, "%s", what);
-  return r;
-}
-
 int
 service_add_disk (struct service *s, const char *text, struct error *err)
 {
-  static const char *const keys[] = {
-    "disk", "file", "format", "readonly", "backing", "scratch-dir",
-    "scratch-limit", "on-scratch-error", "store", "cache-size",
-    "l2-cache-size", "refcount-cache-size", NULL
-  };
-  struct disk_spec spec = { .disk = NULL };
-  int r;
-
-  r = keyvals_parse (text, "disk", &spec.kv, err);
-  if (r < 0)
-    return r;
-  r = keyvals_check (&spec.kv, "disk", keys, err);
-  if (r == 0)
-    r = parse_disk_options (s, &spec, err);
-  if (r == 0 && disk_spec_vector_append (&s->disks, spec) < 0)
-    r = error_set_errno (err, ENOMEM, "disk");
-  if (r < 0)
-    keyvals_free (&spec.kv);
-  return r;
-}
-
-static void
-bitmap_spec_fini (struct bitmap_spec *spec)
-{
-  free (spec->disk);
-  free (spec->name);
-}
-
-/* "DISK/NAME" */
-static int
-parse_bitmap_name (struct service *s, const char *text,
-                   struct bitmap_spec *spec, struct error *err)
-{
-  const char *slash = text ? strchr (text, '/') : NULL;
-  size_t i;
-
-  if (slash == NULL || slash == text || slash[1] == '\0')
-    return error_set (err, EINVAL, "bitmap '%s': must be DISK/NAME",
-                      text ? text : "");
-  spec->disk = strndup (text, (size_t) (slash - text));
-  spec->name = strdup (slash + 1);
-  if (spec->disk == NULL || spec->name == NULL)
-    return error_set_errno (err, ENOMEM, "bitmap");
-  if (find_spec (s, spec->disk) == NULL)
-    return error_set (err, ENOENT, "bitmap '%s': there is no disk '%s'", text,
-                      spec->disk);
-  if (strlen (spec->name) > DIRTY_NAME_MAX)
-    return error_set (err, EINVAL, "bitmap '%.64s...': the name is too long "
-                      "(at most %d bytes)", text, DIRTY_NAME_MAX);
-  for (i = 0; i < s->bitmaps.len; i++)
-    if (strcmp (s->bitmaps.ptr[i].disk, spec->disk) == 0 &&
-        strcmp (s->bitmaps.ptr[i].name, spec->name) == 0)
-      return error_set (err, EEXIST, "bitmap '%s' is given twice", text);
-  return 0;
-}
-
-static int
-parse_bitmap (struct service *s, const struct keyvals *kv,
-              struct bitmap_spec *spec, struct error *err)
-{
-  static const char *const off_on[2] = { "off", "on" };
-  static const char *const on_off[2] = { "on", "off" };
-  const char *text = keyvals_get (kv, "bitmap");
-  const char *granularity = keyvals_get (kv, "granularity");
-  char what[100];
-  int r;
-
-  r = parse_bitmap_name (s, text, spec, err);
-  if (r < 0)
-    return r;
-  snprintf (what, sizeof what, "bitmap '%.64s'", text);
-  r = parse_choice (kv, what, "disabled", off_on, 0, err);
-  if (r < 0)
-    return r;
-  spec->is_disabled = r == 1;
-  if (keyvals_get (kv, "persistent")) {
-    r = parse_choice (kv, what, "persistent", on_off, 0, err);
-    if (r < 0)
-      return r;
-    spec->persistent = r == 0 ? PERSISTENT_ON : PERSISTENT_OFF;
-  }
-  if (granularity == NULL)
-    return 0;
-  r = size_parse ("granularity", granularity, &spec->granularity, err);
-  if (r == 0 && (!is_power_of_2 (spec->granularity) ||
-                 spec->granularity < BITMAP_MIN_GRANULARITY ||
-                 spec->granularity > BITMAP_MAX_GRANULARITY))
-    r = error_set (err, EINVAL, "granularity=%s: must be a power of 2 from "
-                   "512 to 2G", granularity);
-  if (r < 0)
-    error_prefix (err, "%s", what);
-  return r;
+  return specs_add_disk (&s->specs, text, err);
 }
 
 int
 service_add_bitmap (struct service *s, const char *text, struct error *err)
 {
-  static const char *const keys[] =
-    { "bitmap", "granularity", "disabled", "persistent", NULL };
-  struct bitmap_spec spec = { .disk = NULL };
-  struct keyvals kv;
-  int r;
-
-  r = keyvals_parse (text, "bitmap", &kv, err);
-  if (r < 0)
-    return r;
-  r = keyvals_check (&kv, "bitmap", keys, err);
-  if (r == 0)
-    r = parse_bitmap (s, &kv, &spec, err);
-  if (r == 0 && bitmap_spec_vector_append (&s->bitmaps, spec) < 0)
-    r = error_set_errno (err, ENOMEM, "bitmap");
-  if (r < 0)
-    bitmap_spec_fini (&spec);
-  keyvals_free (&kv);
-  return r;
+  return specs_add_bitmap (&s->specs, text, err);
 }
 
 int
@@ -507,15 +235,15 @@ service_open (struct service *s, struct error *err)
   size_t i;
   int r;
 
-  for (i = 0; i < s->disks.len; i++) {
-    r = open_disk (s, &s->disks.ptr[i], err);
+  for (i = 0; i < s->specs.disks.len; i++) {
+    r = open_disk (s, &s->specs.disks.ptr[i], err);
     if (r < 0)
       return r;
   }
-  for (i = 0; i < s->bitmaps.len; i++) {
-    const struct bitmap_spec *spec = &s->bitmaps.ptr[i];
+  for (i = 0; i < s->specs.bitmaps.len; i++) {
+    const struct bitmap_spec *spec = &s->specs.bitmaps.ptr[i];
 
-    r = open_bitmap (find_spec (s, spec->disk)->disk, spec, err);
+    r = open_bitmap (specs_find_disk (&s->specs, spec->disk)->disk, spec, err);
     if (r < 0) {
       error_prefix (err, "disk '%.64s'", spec->disk);
       return r;
@@ -640,8 +368,8 @@ add_live_exports (struct service *s, struct error *err)
 
   if (!service_has_live_listener (s))
     return 0;
-  for (i = 0; i < s->disks.len; i++) {
-    struct disk *disk = s->disks.ptr[i].disk;
+  for (i = 0; i < s->specs.disks.len; i++) {
+    struct disk *disk = s->specs.disks.ptr[i].disk;
     const struct export_options options = {
       .name = disk_name (disk),
       .blk = disk_blk (disk),
@@ -703,11 +431,11 @@ start_disks (struct service *s, struct error *err)
   size_t i;
   int r;
 
-  for (i = 0; i < s->disks.len; i++) {
-    r = disk_start (s->disks.ptr[i].disk);
+  for (i = 0; i < s->specs.disks.len; i++) {
+    r = disk_start (s->specs.disks.ptr[i].disk);
     if (r < 0)
       return error_set_errno (err, -r, "disk '%.64s'",
-                              s->disks.ptr[i].options.name);
+                              s->specs.disks.ptr[i].options.name);
   }
   return 0;
 }
@@ -718,9 +446,9 @@ stop_disks (struct service *s)
 {
   size_t i;
 
-  for (i = 0; i < s->disks.len; i++)
-    if (s->disks.ptr[i].disk)
-      disk_stop (s->disks.ptr[i].disk);
+  for (i = 0; i < s->specs.disks.len; i++)
+    if (s->specs.disks.ptr[i].disk)
+      disk_stop (s->specs.disks.ptr[i].disk);
   for (i = 0; s->nodes && i < nodes_nr_disks (s->nodes); i++)
     disk_stop (nodes_disk (s->nodes, i));
 }
@@ -754,7 +482,7 @@ service_start (struct service *s, struct error *err)
   if (r == 0 && s->qmp)
     r = qmp_server_start (s->qmp, err);
   if (r == 0)
-    log_info ("serving %zu disks on %zu sockets", s->disks.len,
+    log_info ("serving %zu disks on %zu sockets", s->specs.disks.len,
               listeners_nr (s->listeners));
   return r;
 }
@@ -765,8 +493,8 @@ close_disks (struct service *s)
   size_t i;
   int r, ret = 0;
 
-  for (i = 0; i < s->disks.len; i++) {
-    struct disk_spec *spec = &s->disks.ptr[i];
+  for (i = 0; i < s->specs.disks.len; i++) {
+    struct disk_spec *spec = &s->specs.disks.ptr[i];
 
     if (spec->disk) {
       export_remove (s->live_exports, spec->options.name);
@@ -777,16 +505,13 @@ close_disks (struct service *s)
         ret = r;
       }
     }
-    keyvals_free (&spec->kv);
   }
-  disk_spec_vector_reset (&s->disks);
   return ret;
 }
 
 int
 service_free (struct service *s)
 {
-  size_t i;
   int ret, r;
 
   if (s == NULL)
@@ -811,9 +536,7 @@ service_free (struct service *s)
   listeners_free (s->listeners);
   tls_objects_free (s->tls_objects);
   server_tls_free (s->tls);
-  for (i = 0; i < s->bitmaps.len; i++)
-    bitmap_spec_fini (&s->bitmaps.ptr[i]);
-  bitmap_spec_vector_reset (&s->bitmaps);
+  specs_free (&s->specs);
   free (s->scratch_dir);
   if (s->quit_fd >= 0)
     close (s->quit_fd);
@@ -836,20 +559,20 @@ service_request_quit (struct service *s)
 size_t
 service_nr_disks (const struct service *s)
 {
-  return s->disks.len;
+  return s->specs.disks.len;
 }
 
 struct disk *
 service_disk (struct service *s, size_t i)
 {
-  assert (i < s->disks.len);
-  return s->disks.ptr[i].disk;
+  assert (i < s->specs.disks.len);
+  return s->specs.disks.ptr[i].disk;
 }
 
 struct disk *
 service_find_disk (struct service *s, const char *name)
 {
-  struct disk_spec *spec = find_spec (s, name);
+  struct disk_spec *spec = specs_find_disk (&s->specs, name);
 
   return spec ? spec->disk : NULL;
 }
