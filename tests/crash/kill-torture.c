@@ -8,7 +8,9 @@
  * differs from what the last backup holds must be dirty, and none may be
  * dirty that nobody has asked to change since then.  Every few kills the
  * guests rest while a backup is made: it must be incremental, and what is
- * restored from it must be what the disk file holds.
+ * restored from it must be what the disk file holds.  After KILLS_OF_REPO kills
+ * a new repository is begun, by a full backup: else what a restore costs would
+ * grow with every kill.
  *
  * usage: kill-torture DIR TIDEMARK KILLS SERVER ARGUMENT...
  * The server is to serve DIR/a.raw and DIR/b.raw as "a" and "b", each with a
@@ -52,6 +54,9 @@
 #define BITMAP "k"
 #define NR_KINDS 4
 #define START_SECONDS 30
+#define KILLS_OF_REPO 48
+#define MAX_REST_US UINT64_C (10000)    /* what is done to a server comes soon
+                                           after its start, or never */
 
 extern char **environ;
 
@@ -77,7 +82,14 @@ static char *const *server_argv;
 static pid_t server_pid;
 static char *live_socket, *repo;
 static unsigned nr_kills, nr_backups, nr_cut_off, nr_restored, nr_starts;
+static unsigned nr_repos;
 static _Atomic uint64_t nr_requests;
+
+/* What the time goes into. */
+enum phase {
+  PHASE_START, PHASE_WORK, PHASE_CHECK, PHASE_BACKUP, PHASE_RESTORE, NR_PHASES
+};
+static int64_t phase_us[NR_PHASES];
 
 static void __attribute__ ((noreturn, format (printf, 1, 2)))
 die (const char *fmt, ...)
@@ -116,6 +128,21 @@ rest_us (uint64_t us)
   };
 
   nanosleep (&t, NULL);
+}
+
+static int64_t
+now_us (void)
+{
+  struct timespec t;
+
+  clock_gettime (CLOCK_MONOTONIC, &t);
+  return t.tv_sec * INT64_C (1000000) + t.tv_nsec / 1000;
+}
+
+static void
+count_time (enum phase phase, int64_t since)
+{
+  phase_us[phase] += now_us () - since;
 }
 
 /*---- Programs ----*/
@@ -188,6 +215,7 @@ start_server (void)
   static const char *const sockets[] = { "live.sock", "ctl.sock",
                                          "backup.sock" };
   const time_t end = time (NULL) + START_SECONDS;
+  const int64_t since = now_us ();
   char *path;
   unsigned i;
 
@@ -208,6 +236,7 @@ start_server (void)
     }
     free (path);
   }
+  count_time (PHASE_START, since);
 }
 
 static void
@@ -422,6 +451,7 @@ restore (struct torture_disk *d, unsigned char *ret)
 {
   char *out = format ("%s/restored.raw", dir);
   char point[POINT_ID_STRING_SIZE];
+  const int64_t since = now_us ();
   const char *const by_qemu[] = {
     "qemu-img", "convert", "-f", "qcow2", "-O", "raw", d->image, out, NULL
   };
@@ -438,6 +468,7 @@ restore (struct torture_disk *d, unsigned char *ret)
   read_file (out, ret);
   free (out);
   nr_restored++;
+  count_time (PHASE_RESTORE, since);
 }
 
 /* The base point of a disk is its last backup. */
@@ -454,6 +485,7 @@ static void
 backup_at_rest (bool is_first)
 {
   unsigned char *now = malloc (DISK_SIZE);
+  int64_t since = now_us ();
   unsigned i;
 
   if (now == NULL)
@@ -461,6 +493,7 @@ backup_at_rest (bool is_first)
   if (wait_for_end (start_backup ()) != 0)
     die ("tidemark backup: %s", read_log ("backup.log"));
   take_events (is_first);
+  count_time (PHASE_BACKUP, since);
   for (i = 0; i < NR_DISKS; i++) {
     read_file (disks[i].path, now);
     move_base (&disks[i]);
@@ -468,6 +501,20 @@ backup_at_rest (bool is_first)
       die ("%s is not what disk %s holds", disks[i].image, disks[i].name);
   }
   free (now);
+}
+
+/* With the server up and the guests at rest. */
+static void
+begin_repo (void)
+{
+  char *old = repo;
+  char *const rm[] = { (char *) "rm", (char *) "-rf", old, NULL };
+
+  repo = format ("%s/repo%u", dir, ++nr_repos);
+  backup_at_rest (true);
+  if (old && wait_for_end (start ("rm.log", rm)) != 0)
+    die ("cannot remove %s: %s", old, read_log ("rm.log"));
+  free (old);
 }
 
 /*---- Bits after a kill ----*/
@@ -538,6 +585,7 @@ static void
 check_disks (void)
 {
   unsigned char *now = malloc (DISK_SIZE);
+  const int64_t since = now_us (), restoring = phase_us[PHASE_RESTORE];
   unsigned i;
 
   if (now == NULL)
@@ -545,6 +593,8 @@ check_disks (void)
   for (i = 0; i < NR_DISKS; i++)
     check_disk (&disks[i], now);
   free (now);
+  count_time (PHASE_CHECK, since);
+  phase_us[PHASE_CHECK] -= phase_us[PHASE_RESTORE] - restoring;
 }
 
 /*---- The torture ----*/
@@ -556,18 +606,20 @@ kill_at_work (void)
   struct torture_guest guests[NR_GUESTS];
   const bool has_backup = sim_random (&choices) % 4 == 0;
   const bool waits = sim_random (&choices) % 4 == 0;
+  const int64_t since = now_us ();
   pid_t backup = 0;
   int status = 0;
 
   start_guests (guests);
-  rest_us (sim_random (&choices) % 20000);
+  rest_us (sim_random (&choices) % MAX_REST_US);
   if (has_backup)
     backup = start_backup ();
   if (has_backup && waits)
     status = wait_for_end (backup);
   if (status != 0)
     die ("tidemark backup: %s", read_log ("backup.log"));
-  rest_us (sim_random (&choices) % (has_backup ? 60000 : 30000));
+  rest_us (sim_random (&choices) % (has_backup ? 6 * MAX_REST_US
+                                    : MAX_REST_US));
   kill_server (SIGKILL);
   nr_kills++;
   join_guests (guests);
@@ -576,23 +628,30 @@ kill_at_work (void)
   nr_cut_off += status != 0;
   if (has_backup)
     take_events (false);
+  count_time (PHASE_WORK, since);
 }
 
 static void
 torture (unsigned kills)
 {
   start_server ();
-  backup_at_rest (true);
+  begin_repo ();
   while (nr_kills < kills) {
     kill_at_work ();
     check_disks ();
     start_server ();
-    if (sim_random (&choices) % 16 == 0)
+    if (nr_kills % KILLS_OF_REPO == 0)
+      begin_repo ();
+    else if (sim_random (&choices) % 16 == 0)
       backup_at_rest (false);
     if (sim_random (&choices) % 32 == 0) {
       kill_server (SIGTERM);
       check_disks ();
       start_server ();
+    }
+    if (nr_kills % 1000 == 0) {
+      printf ("kill-torture: %u kills\n", nr_kills);
+      fflush (stdout);
     }
   }
   backup_at_rest (false);
@@ -632,7 +691,6 @@ main (int argc, char *argv[])
   tidemark = argv[2];
   server_argv = &argv[4];
   live_socket = format ("%s/live.sock", dir);
-  repo = format ("%s/repo", dir);
   seed = s ? strtoull (s, NULL, 0)
     : (uint64_t) time (NULL) << 16 ^ (uint64_t) getpid ();
   printf ("kill-torture: SEED=%" PRIu64 "\n", seed);
@@ -649,6 +707,13 @@ main (int argc, char *argv[])
           " requests; %u backups, of which %u were cut off; %u restored\n",
           nr_kills, nr_starts, atomic_load (&nr_requests), nr_backups,
           nr_cut_off, nr_restored);
+  printf ("kill-torture: seconds: %.1f starting, %.1f at work, %.1f looking at"
+          " bits, %.1f backing up at rest, %.1f restoring\n",
+          (double) phase_us[PHASE_START] / 1e6,
+          (double) phase_us[PHASE_WORK] / 1e6,
+          (double) phase_us[PHASE_CHECK] / 1e6,
+          (double) phase_us[PHASE_BACKUP] / 1e6,
+          (double) phase_us[PHASE_RESTORE] / 1e6);
   for (i = 0; i < NR_DISKS; i++) {
     free (disks[i].path);
     free (disks[i].base);
