@@ -255,6 +255,14 @@ init_scratch (struct blk_scratch *s, const char *dir, uint64_t size)
   return 0;
 }
 
+const char *
+blk_scratch_dir (const char *dir)
+{
+  if (!dir)
+    dir = getenv ("TMPDIR");
+  return dir && *dir ? dir : SCRATCH_DEFAULT_DIR;
+}
+
 int
 blk_scratch_open (const char *dir, uint64_t size, struct blk **ret,
                   struct error *err)
@@ -262,10 +270,7 @@ blk_scratch_open (const char *dir, uint64_t size, struct blk **ret,
   struct blk_scratch *s;
   int r;
 
-  if (!dir)
-    dir = getenv ("TMPDIR");
-  if (!dir || !*dir)
-    dir = SCRATCH_DEFAULT_DIR;
+  dir = blk_scratch_dir (dir);
   if (div_round_up (size, FILE_BYTES) > MAX_FILES)
     return error_set (err, EFBIG, "scratch: a disk of %llu bytes is too large,"
                       " at most 4 PiB are supported",

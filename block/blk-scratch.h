@@ -7,10 +7,14 @@
 
 #include "blk.h"
 
+/* The directory that dir stands for: NULL = the environment's TMPDIR, else
+ * /var/tmp.
+ */
+const char *blk_scratch_dir (const char *dir);
+
 /* A node of size bytes, at most 4 PiB, over unlinked files in the directory
- * dir (NULL = the environment's TMPDIR, else /var/tmp).  It reads as zeroes
- * where nothing has been written and is as sparse as what is written to it; a
- * trim gives space back.
+ * dir, as above.  It reads as zeroes where nothing has been written and is as
+ * sparse as what is written to it; a trim gives space back.
  */
 int blk_scratch_open (const char *dir, uint64_t size, struct blk **ret,
                       struct error *err);

@@ -24,6 +24,7 @@ struct disk {
   char *path;                   /* of the disk's file; NULL = it is none of
                                    which anything is known */
   char *store_path;             /* NULL = no store */
+  char *store_places[STORE_MAX_PLACES]; /* paths in store_options */
   struct store_options store_options;   /* less what changes */
   disk_inconsistent_function on_inconsistent;
   void *opaque;

@@ -27,12 +27,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "blk-scratch.h"
+#include "cleanup.h"
 #include "disk-private.h"
 #include "image-bitmaps.h"
 #include "log.h"
@@ -96,11 +99,60 @@ choose_store_path (struct disk *d, const char *store)
   return d->store_path ? 0 : -ENOMEM;
 }
 
+/* Takes path; NULL = no memory. */
+static int
+add_place (struct disk *d, char *path, uint64_t inode)
+{
+  struct store_place *places = d->store_options.places;
+  size_t i = 0;
+
+  if (path == NULL)
+    return -ENOMEM;
+  while (d->store_places[i])
+    i++;
+  assert (i < STORE_MAX_PLACES);
+  d->store_places[i] = path;
+  places[i] = (struct store_place) { path, inode };
+  return 0;
+}
+
+/* The directory that path is in. */
+static int
+add_directory (struct disk *d, const char *path)
+{
+  CLEANUP_FREE char *copy = strdup (path);
+
+  return add_place (d, copy ? strdup (dirname (copy)) : NULL, 0);
+}
+
+/* Where it can be noted that the store has failed: what lies on the disk's file
+ * system first, for the store's is in trouble then.
+ */
+static int
+choose_places (struct disk *d, uint64_t inode)
+{
+  int r = 0;
+
+  if (d->store_path == NULL)
+    return 0;
+  if (d->path) {
+    r = add_place (d, strdup (d->path), inode);
+    if (r == 0)
+      r = add_directory (d, d->path);
+  }
+  if (r == 0)
+    r = add_directory (d, d->store_path);
+  if (r == 0)
+    r = add_place (d, absolute_path (blk_scratch_dir (d->scratch_dir)), 0);
+  return r;
+}
+
 int
 disk_store_configure (struct disk *d, const struct disk_options *options,
                       const char *file)
 {
-  struct stat st;
+  struct stat st = { .st_ino = 0 };
+  int r;
 
   d->store_options = (struct store_options) {
     .io = options->store_io,
@@ -114,12 +166,17 @@ disk_store_configure (struct disk *d, const struct disk_options *options,
     if (d->path == NULL)
       return -errno;
   }
-  return choose_store_path (d, options->store);
+  r = choose_store_path (d, options->store);
+  return r < 0 ? r : choose_places (d, st.st_ino);
 }
 
 void
 disk_store_fini (struct disk *d)
 {
+  size_t i;
+
+  for (i = 0; i < STORE_MAX_PLACES; i++)
+    free (d->store_places[i]);
   free (d->store_path);
   free (d->path);
 }
@@ -138,13 +195,21 @@ enum open_how {
   OPEN_ANEW,                    /* in the place of one that is of no use */
 };
 
-static int
-open_store (struct disk *d, const struct store_identity *identity,
-            enum open_how how, struct store **ret, struct error *err)
+static struct store_options
+get_store_options (struct disk *d)
 {
   struct store_options options = d->store_options;
 
   options.path = d->store_path;
+  return options;
+}
+
+static int
+open_store (struct disk *d, const struct store_identity *identity,
+            enum open_how how, struct store **ret, struct error *err)
+{
+  struct store_options options = get_store_options (d);
+
   options.disk_size = disk_size (d);
   options.identity = *identity;
   options.must_exist = how == OPEN_EXISTING;
@@ -153,6 +218,21 @@ open_store (struct disk *d, const struct store_identity *identity,
   options.sync_disk = sync_disk;
   options.opaque = d;
   return store_open (&options, ret, err);
+}
+
+/* The one that is there is going to miss changes: it must not be believed by
+ * whoever can open it later.  Not if it is none of ours.
+ */
+static void
+give_up_store (struct disk *d, const char *why)
+{
+  const struct store_options options = get_store_options (d);
+
+  log_error ("disk '%s': %s", d->name, why);
+  snprintf (d->store_problem, sizeof d->store_problem, "%s", why);
+  if (!d->is_store_foreign && store_note_missing (&options) < 0)
+    log_error ("disk '%s': this can be noted nowhere: once the store can be"
+               " opened again it must be removed", d->name);
 }
 
 /* The one that is there.  0 also if there is none, or none of any use. */
@@ -172,9 +252,8 @@ find_store (struct disk *d, const struct store_identity *identity,
   if (r == -ENOENT)
     return 0;
   if (r < 0) {
-    log_error ("disk '%s': %s", d->name, why.msg);
-    memcpy (d->store_problem, why.msg, sizeof d->store_problem);
     d->is_store_foreign = r == -EINVAL;
+    give_up_store (d, why.msg);
     return 0;
   }
   d->store = s;

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <linux/limits.h>
 #include <linux/magic.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -369,6 +371,71 @@ system_unlink (const struct store_io *io, const char *path)
   return unlink (path) < 0 ? -errno : sync_directory (path);
 }
 
+/* As an attribute of the file, if it still is the one that is meant. */
+static int
+note_in_file (const struct store_place *place, const char *name,
+              enum store_io_note how)
+{
+  CLEANUP_CLOSE int fd = open (place->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  char attribute[XATTR_NAME_MAX + 1];
+  struct stat st;
+  ssize_t r;
+
+  if (fd < 0 || fstat (fd, &st) < 0)
+    return -errno;
+  if (st.st_ino != place->inode)
+    return -ENOENT;
+  snprintf (attribute, sizeof attribute, "user.%s", name);
+  if (how == STORE_IO_NOTE_SET)
+    r = fsetxattr (fd, attribute, "1", 1, 0);
+  else if (how == STORE_IO_NOTE_LOOK)
+    r = fgetxattr (fd, attribute, NULL, 0);
+  else
+    r = fremovexattr (fd, attribute);
+  if (r < 0)
+    return errno == ENODATA || errno == EOPNOTSUPP ? -ENOENT : -errno;
+  return how != STORE_IO_NOTE_LOOK && fsync (fd) < 0 ? -errno : 0;
+}
+
+static int
+make_note_file (const char *path)
+{
+  CLEANUP_CLOSE int fd = -1;
+
+  if (mknod (path, S_IFREG | 0600, 0) < 0 && errno != EEXIST)
+    return -errno;
+  fd = open (path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  return fd < 0 || fsync (fd) < 0 ? -errno : sync_directory (path);
+}
+
+/* A directory that is not there, or not for us, has none of ours. */
+static int
+look_for_note_file (const char *path)
+{
+  struct stat st;
+
+  if (lstat (path, &st) == 0)
+    return 0;
+  return errno == ENOTDIR || errno == EACCES ? -ENOENT : -errno;
+}
+
+static int
+system_note (const struct store_io *io, const struct store_place *place,
+             const char *name, enum store_io_note how)
+{
+  CLEANUP_FREE char *path = NULL;
+
+  if (place->inode != 0)
+    return note_in_file (place, name, how);
+  if (asprintf (&path, "%s/%s", place->path, name) < 0)
+    return -ENOMEM;
+  if (how == STORE_IO_NOTE_SET)
+    return make_note_file (path);
+  if (how == STORE_IO_NOTE_LOOK)
+    return look_for_note_file (path);
+  return system_unlink (io, path);
+}
+
 static int
 system_boot_id (const struct store_io *io, uint8_t ret[16])
 {
@@ -407,5 +474,6 @@ const struct store_io store_io_system = {
   .unmap = system_unmap,
   .rename = system_rename,
   .unlink = system_unlink,
+  .note = system_note,
   .boot_id = system_boot_id,
 };

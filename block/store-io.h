@@ -30,6 +30,21 @@ enum store_io_open {
   STORE_IO_LOOK,                /* read-only, no lock, for tools */
 };
 
+/* Where something can be noted of a store outside its file. */
+struct store_place {
+  const char *path;             /* NULL = none */
+  uint64_t inode;               /* of path, a file, which has the note as an
+                                   attribute; 0 = path is a directory, which has
+                                   it as an empty file */
+};
+
+enum store_io_note {
+  STORE_IO_NOTE_SET,            /* or it is there; durable on return */
+  STORE_IO_NOTE_LOOK,           /* -ENOENT: it is not there; other errors: that
+                                   cannot be said */
+  STORE_IO_NOTE_REMOVE,         /* -ENOENT likewise */
+};
+
 /* All return 0 or -errno, always for the whole range.  Called from any
  * thread.  file is what open has returned.
  */
@@ -81,6 +96,9 @@ struct store_io {
   /* Durable on return. */
   int (*rename) (const struct store_io *io, const char *from, const char *to);
   int (*unlink) (const struct store_io *io, const char *path);
+  /* A note of this name at a place. */
+  int (*note) (const struct store_io *io, const struct store_place *place,
+               const char *name, enum store_io_note how);
   /* Another value after every start of the machine. */
   int (*boot_id) (const struct store_io *io, uint8_t ret[16]);
 };

@@ -299,8 +299,12 @@ open_new (struct store *s, const struct store_options *options,
   if (r < 0)
     return error_busy (s, err);
   r = create (s, options);
-  return r < 0 ? error_set_errno (err, -r, "store '%.100s': cannot be made"
-                                  " anew", s->path) : 0;
+  if (r < 0)
+    return error_set_errno (err, -r, "store '%.100s': cannot be made anew",
+                            s->path);
+  store_forget_notes (s, options->replaces ? &options->replaces->header.id
+                      : NULL);
+  return 0;
 }
 
 static int

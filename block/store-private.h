@@ -40,6 +40,7 @@ struct store {
   uint64_t max_active;
   pthread_t thread;
   char loss[STORE_REASON_SIZE];
+  struct store_place places[STORE_MAX_PLACES];
   uint64_t recovered_regions;
   bool was_unclean;
   bool is_believed;
@@ -73,6 +74,7 @@ struct store {
   /* Changed by whoever has the claim, or during open and close. */
   bool locks_maps;              /* since store_start */
   bool is_removed;              /* has no file of that name any more */
+  bool is_noted;                /* elsewhere: it has failed */
   struct store_header header;   /* as it is on disk */
   uint64_t older_slot;          /* where the slot is that does not hold */
   struct store_record *records; /* likewise; header.nr_bitmaps */
@@ -117,6 +119,23 @@ void store_copy_table (struct store *s);
  * could be done.
  */
 bool store_mark_or_remove (struct store *s);
+
+/* store-note.c */
+enum store_note {
+  STORE_NOTE_NONE,
+  STORE_NOTE_FAILED,            /* this store has failed */
+  STORE_NOTE_MISSING,           /* it could not be opened */
+};
+
+int store_copy_places (struct store *s, const struct store_options *options);
+void store_free_places (struct store *s);
+/* Note elsewhere that the store has failed.  0 or -errno. */
+int store_note_failure (const struct store *s);
+enum store_note store_find_note (const struct store *s);
+/* Whatever is noted of the store at this path, or of one with that id (NULL =
+ * of no other).
+ */
+void store_forget_notes (const struct store *s, const struct point_id *id);
 
 /* store-recover.c */
 int store_recover (struct store *s, const struct store_options *options,

@@ -50,6 +50,7 @@ enum found {
 
 struct recovery {
   enum found found;
+  enum store_note note;         /* that there is elsewhere */
   char reason[STORE_REASON_SIZE];       /* why nothing is believed; "" = is */
   uint64_t disk_size;           /* as it is */
 };
@@ -148,6 +149,9 @@ check_disk (const struct store *s, const struct store_options *options,
     check_times (s, disk, rc);
 }
 
+/* Whether the disk has changed without the store is known only if that was
+ * closed and the disk's time can be held against what it was then.
+ */
 static void
 check_failure (const struct store *s, struct recovery *rc)
 {
@@ -156,6 +160,14 @@ check_failure (const struct store *s, struct recovery *rc)
               s->header.reason);
   else if (rc->found != FOUND_CLEAN && atomic_load (&s->live->is_failed))
     snprintf (rc->reason, sizeof rc->reason, "the store failed");
+  else if (rc->note == STORE_NOTE_FAILED)
+    snprintf (rc->reason, sizeof rc->reason, "the store failed, which could"
+              " only be noted elsewhere");
+  else if (rc->note == STORE_NOTE_MISSING
+           && (rc->found != FOUND_CLEAN || s->header.identity.inode == 0
+               || rc->reason[0] != '\0'))
+    snprintf (rc->reason, sizeof rc->reason, "the disk was in use when the"
+              " store could not be opened");
 }
 
 /* The arrays are about to lose what is beyond the size that the disk is seen
@@ -186,6 +198,7 @@ judge (struct store *s, const struct store_options *options,
   if (r < 0)
     return r;
   rc->disk_size = options->disk_size;
+  rc->note = store_find_note (s);
   if (s->header.generation == 1)
     rc->found = FOUND_NEW;
   else if (!(s->header.flags & STORE_IS_OPEN))
@@ -413,15 +426,19 @@ renew_intents (struct store *s, const struct recovery *rc)
   return 0;
 }
 
-/* Of a disk of its smaller size the map of intents is long enough. */
-static void
-renew_header (struct store *s, const struct store_options *options)
+/* Of a disk of its smaller size the map of intents is long enough.  Nothing
+ * that has been noted concerns it from then on, also if that stays.
+ */
+static int
+renew_header (struct store *s, const struct store_options *options,
+              const struct recovery *rc)
 {
   s->header.flags = STORE_IS_OPEN;
   s->header.disk_size = options->disk_size;
   s->header.other_size = 0;
   s->header.identity = options->identity;
   memset (s->header.reason, 0, sizeof s->header.reason);
+  return rc->note == STORE_NOTE_NONE ? 0 : point_id_random (&s->header.id);
 }
 
 static int
@@ -457,6 +474,7 @@ int
 store_recover (struct store *s, const struct store_options *options,
                struct error *err)
 {
+  const struct point_id old_id = s->header.id;
   struct recovery rc = { .reason = "" };
   int r;
 
@@ -474,16 +492,18 @@ store_recover (struct store *s, const struct store_options *options,
     s->recovered_regions = count_intents (s);
   /* With the arrays on disk, but before intents are cleared. */
   r = make_room_for_intents (s, options);
-  if (r == 0) {
-    renew_header (s, options);
+  if (r == 0)
+    r = renew_header (s, options, &rc);
+  if (r == 0)
     r = store_commit (s, s->entries, s->nr_entries);
-  }
   if (r == 0)
     r = renew_intents (s, &rc);
   if (r == 0)
     r = reset_live (s);
   if (r < 0)
     return error_set_errno (err, -r, "store '%s': cannot write", s->path);
+  if (rc.note != STORE_NOTE_NONE)
+    store_forget_notes (s, &old_id);
   r = store_start_intents (s);
   return r < 0 ? error_set_errno (err, -r, "store '%s'", s->path) : 0;
 }

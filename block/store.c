@@ -63,13 +63,30 @@ store_unclaim (struct store *s)
 /*---- Failure ----*/
 
 /* Say in the file that the bitmaps are not to be trusted; or, if it cannot be
- * written at all, have no file.  A trouble that passes may have passed at the
+ * written at all, have no file; or note it elsewhere, and go on trying.  A
+ * trouble that passes may have passed at the
  * second attempt; after that, writers wait no longer.
  */
 static bool
 make_failure_durable (struct store *s)
 {
-  return store_mark_or_remove (s) || store_mark_or_remove (s);
+  if (store_mark_or_remove (s) || store_mark_or_remove (s))
+    return true;
+  if (!s->is_noted)
+    s->is_noted = store_note_failure (s) == 0;
+  return false;
+}
+
+/* There is nothing that the next start of the machine would tell it by. */
+static void
+say_it_may_be_hidden (struct store *s)
+{
+  size_t len;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+
+  len = strlen (s->failure);
+  snprintf (s->failure + len, sizeof s->failure - len,
+            "; a crash of the host may hide this");
 }
 
 static void
@@ -80,8 +97,10 @@ record_failure (struct store *s)
   /* For whoever opens it before the machine starts again. */
   atomic_store (&s->live->is_failed, 1);
   is_durable = make_failure_durable (s);
+  if (!is_durable && !s->is_noted)
+    say_it_may_be_hidden (s);
   log_error ("store '%s': %s%s", s->path, s->failure, is_durable ? "" :
-             "; this could not be recorded either and will be tried again");
+             "; this could not be recorded in it and will be tried again");
   lock_acquire (&s->lock);
   s->is_failure_durable = is_durable;
   atomic_store (&s->has_failed, true);
@@ -604,7 +623,8 @@ store_new (const struct store_options *options, struct store **ret)
   cond_init (&s->changed);
   s->path = strdup (options->path);
   s->slot = calloc (1, STORE_SLOT_SIZE);
-  if (s->path == NULL || s->slot == NULL) {
+  if (s->path == NULL || s->slot == NULL
+      || store_copy_places (s, options) < 0) {
     store_unref (s);
     return -ENOMEM;
   }
@@ -634,6 +654,7 @@ store_unref (struct store *s)
   range_list_reset (&s->committed);
   pthread_cond_destroy (&s->changed);
   lock_destroy (&s->lock);
+  store_free_places (s);
   free (s->slot);
   free (s->path);
   free (s);

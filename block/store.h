@@ -24,6 +24,7 @@
 #define STORE_DEFAULT_MAX_ACTIVE 16384  /* regions */
 #define STORE_MAX_BITMAPS 64
 #define STORE_REASON_SIZE 128
+#define STORE_MAX_PLACES 4
 
 struct store;
 struct store_array;             /* the bits of one array, in the file and
@@ -61,6 +62,10 @@ struct store_options {
    */
   int (*sync_disk) (void *opaque);
   void *opaque;
+  /* Where it is noted, at the first that takes it, that the store has failed if
+   * it cannot say so itself, and looked for at open.
+   */
+  struct store_place places[STORE_MAX_PLACES];
 };
 
 /* A bitmap as the table has it. */
@@ -88,6 +93,13 @@ struct store_entry {
  */
 int store_open (const struct store_options *options, struct store **ret,
                 struct error *err);
+
+/* It has not been possible to open the store, and the disk is going to be
+ * changed: whoever opens it later makes its bitmaps INCONSISTENT, unless it is
+ * known that nothing has changed.  Or it is renamed.  Durable on return.  0, or
+ * -errno: nothing of that could be done.
+ */
+int store_note_missing (const struct store_options *options);
 
 /* What was found, until store_forget_entries.  The caller takes over the
  * arrays of the entries.

@@ -3,6 +3,10 @@
  * written to a store (NAME.tidemark, with pwritev2, msync or fdatasync) gets to
  * the disk, nor can it be removed.  With FAIL_AS=full it can, but not be made:
  * there is no room to write anything.
+ *
+ * $FAIL_NOTES says which notes about a store cannot be made either:
+ * "attribute", attributes of the disk's file; "/DIR", files in that directory;
+ * "notes", none at all; "all": nor can a store be renamed.
  */
 #include "config.h"
 
@@ -13,7 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 static bool
@@ -82,4 +88,46 @@ unlink (const char *path)
 {
   return is_store (path) && !is_full () && fires () ? -1
     : NEXT (unlink) (path);
+}
+
+static const char *
+denied_notes (void)
+{
+  const char *notes = getenv ("FAIL_NOTES");
+
+  return notes && fires () ? notes : "";
+}
+
+static bool
+are_all_denied (void)
+{
+  const char *notes = denied_notes ();
+
+  return strcmp (notes, "notes") == 0 || strcmp (notes, "all") == 0;
+}
+
+__attribute__ ((visibility ("default"))) int
+fsetxattr (int fd, const char *name, const void *value, size_t len, int flags)
+{
+  if (strcmp (denied_notes (), "attribute") == 0 || are_all_denied ())
+    return -1;
+  return NEXT (fsetxattr) (fd, name, value, len, flags);
+}
+
+__attribute__ ((visibility ("default"))) int
+mknod (const char *path, mode_t mode, dev_t dev)
+{
+  const char *notes = denied_notes ();
+
+  if (are_all_denied ()
+      || (notes[0] == '/' && strncmp (path, notes, strlen (notes)) == 0))
+    return -1;
+  return NEXT (mknod) (path, mode, dev);
+}
+
+__attribute__ ((visibility ("default"))) int
+rename (const char *from, const char *to)
+{
+  return is_store (from) && strcmp (denied_notes (), "all") == 0 ? -1
+    : NEXT (rename) (from, to);
 }

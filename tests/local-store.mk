@@ -12,6 +12,7 @@ if !SANITIZERS
 SCRIPT_TESTS += test-store-locked.sh
 endif
 SCRIPT_TESTS += test-store-fails.sh test-store-full.sh test-store-power.sh
+SCRIPT_TESTS += test-store-notes.sh
 EXTRA_DIST += store_util.py
 # Preloaded by test-store-fails.sh and test-store-full.sh.
 check_PROGRAMS += fail-store.so

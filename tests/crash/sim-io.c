@@ -5,6 +5,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -370,6 +371,26 @@ io_unlink (const struct store_io *io, const char *path)
   return r;
 }
 
+/* A file of its own; as durable as its name. */
+static int
+io_note (const struct store_io *io, const struct store_place *place,
+         const char *name, enum store_io_note how)
+{
+  char path[256];
+  int r;
+
+  snprintf (path, sizeof path, "%s/%s", place->path, name);
+  if (how == STORE_IO_NOTE_REMOVE)
+    return io_unlink (io, path);
+  r = how == STORE_IO_NOTE_SET ? may_fail (io) : 0;
+  if (r == 0 && sim_find (of (io)->sim, path) == NULL) {
+    if (how == STORE_IO_NOTE_LOOK)
+      return -ENOENT;
+    sim_create (of (io)->sim, path, false, SIM_SECTOR, 0, 4096);
+  }
+  return r;
+}
+
 static int
 io_boot_id (const struct store_io *io, uint8_t ret[16])
 {
@@ -398,6 +419,7 @@ sim_io_init (struct sim_io *s, struct sim *sim, uint8_t boot_id)
     .unmap = io_unmap,
     .rename = io_rename,
     .unlink = io_unlink,
+    .note = io_note,
     .boot_id = io_boot_id,
   };
   s->sim = sim;
