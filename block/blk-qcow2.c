@@ -86,7 +86,6 @@ set_geometry (struct qcow2 *q)
   }
   q->l2_bits = h->cluster_bits - q->l2_entry_bits;
   q->refblock_bits = h->cluster_bits + 3 - h->refcount_order;
-  q->slice_bits = MIN (h->cluster_bits, QCOW2_MAX_SLICE_BITS);
   q->blk.cluster_size = q->cluster_size;
   q->blk.block_size = q->file->block_size;
 }
@@ -98,8 +97,10 @@ make_cache (struct qcow2 *q, const struct qcow2_cache_sizes *sizes,
 {
   size_t nr;
 
-  if (qcow2_cache_set (sizes, &q->header, q->slice_bits, is_read_only,
-                       &q->limits, err) < 0)
+  if (qcow2_cache_check (sizes, err) < 0
+      || qcow2_cache_slice (sizes, &q->header, &q->slice_bits, err) < 0
+      || qcow2_cache_set (sizes, &q->header, q->slice_bits, is_read_only,
+                          &q->limits, err) < 0)
     return -EINVAL;
   nr = q->limits.max_slices[QCOW2_L2];
   if (!is_read_only)

@@ -10,10 +10,13 @@
 /* Bounds of an image's metadata in memory, bytes: of L2 tables and refcount
  * blocks together, and of each.  At most two may be given; less than the least
  * (2 slices of L2 tables, 4 clusters of refcounts) stands for that.
+ * l2_entry: the bytes of a slice, what is read and kept of either as one; a
+ * power of two from 512 to the cluster size, of which more than 16 KiB counts
+ * as that.  By default as large as it can be.
  */
 struct qcow2_cache_sizes {
-  bool has_total, has_l2, has_refcount;
-  uint64_t total, l2, refcount;
+  bool has_total, has_l2, has_refcount, has_l2_entry;
+  uint64_t total, l2, refcount, l2_entry;
 };
 
 /* Can they be together?  0, or -EINVAL with *err set to what QEMU says. */

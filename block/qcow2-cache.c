@@ -40,6 +40,25 @@ qcow2_cache_check (const struct qcow2_cache_sizes *sizes, struct error *err)
   return 0;
 }
 
+int
+qcow2_cache_slice (const struct qcow2_cache_sizes *sizes,
+                   const struct qcow2_header *h, unsigned *ret_bits,
+                   struct error *err)
+{
+  const uint64_t size = sizes->l2_entry;
+
+  *ret_bits = MIN (h->cluster_bits, QCOW2_MAX_SLICE_BITS);
+  if (!sizes->has_l2_entry)
+    return 0;
+  if (!is_power_of_2 (size) || size < 1u << QCOW2_MIN_CLUSTER_BITS
+      || size > UINT64_C (1) << h->cluster_bits)
+    return error_set (err, EINVAL, "L2 cache entry size must be a power of two"
+                      " between %d and the cluster size (%d)",
+                      1 << QCOW2_MIN_CLUSTER_BITS, 1 << h->cluster_bits);
+  *ret_bits = MIN (*ret_bits, log2_exact (size));
+  return 0;
+}
+
 /* Divide the total: as much as there is use for goes to the L2 tables. */
 static void
 split (uint64_t total, uint64_t all_l2, uint64_t min_refcount, uint64_t *l2,

@@ -306,6 +306,10 @@ qcow2_is_raw_external (const struct qcow2 *q)
 
 /* --- qcow2-cache.c */
 
+/* log2 of the bytes of a slice. */
+int qcow2_cache_slice (const struct qcow2_cache_sizes *sizes,
+                       const struct qcow2_header *h, unsigned *ret_bits,
+                       struct error *err);
 /* The limits of an image with header h and slices of 1 << slice_bits bytes. */
 int qcow2_cache_set (const struct qcow2_cache_sizes *sizes,
                      const struct qcow2_header *h, unsigned slice_bits,

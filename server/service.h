@@ -25,7 +25,7 @@ int service_new (struct service **ret);
 
 /* "NAME,file=PATH[,format=raw|qcow2][,readonly=on|off][,backing=allow|deny]
  * [,scratch-dir=DIR][,scratch-limit=SIZE][,cache-size=SIZE]
- * [,l2-cache-size=SIZE][,refcount-cache-size=SIZE]
+ * [,l2-cache-size=SIZE][,refcount-cache-size=SIZE][,l2-cache-entry-size=SIZE]
  * [,on-scratch-error=break-backup|break-guest-write][,store=PATH|none]".
  * Checked here, opened by service_open.
  */

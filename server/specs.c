@@ -84,13 +84,16 @@ parse_cache (const struct keyvals *kv, const char *what,
   if (parse_size (kv, what, "cache-size", &c->has_total, &c->total, err) < 0
       || parse_size (kv, what, "l2-cache-size", &c->has_l2, &c->l2, err) < 0
       || parse_size (kv, what, "refcount-cache-size", &c->has_refcount,
-                     &c->refcount, err) < 0)
+                     &c->refcount, err) < 0
+      || parse_size (kv, what, "l2-cache-entry-size", &c->has_l2_entry,
+                     &c->l2_entry, err) < 0)
     return -EINVAL;
-  if ((c->has_total || c->has_l2 || c->has_refcount)
+  if ((c->has_total || c->has_l2 || c->has_refcount || c->has_l2_entry)
       && strcmp (o->format, "qcow2") != 0)
     return error_set (err, EINVAL, "%s: %s is for format=qcow2 only", what,
                       c->has_total ? "cache-size" : c->has_l2
-                      ? "l2-cache-size" : "refcount-cache-size");
+                      ? "l2-cache-size" : c->has_refcount
+                      ? "refcount-cache-size" : "l2-cache-entry-size");
   if (qcow2_cache_check (c, err) < 0) {
     error_prefix (err, "%s", what);
     return -EINVAL;
@@ -162,7 +165,7 @@ specs_add_disk (struct specs *specs, const char *text, struct error *err)
   static const char *const keys[] = {
     "disk", "file", "format", "readonly", "backing", "scratch-dir",
     "scratch-limit", "on-scratch-error", "store", "cache-size",
-    "l2-cache-size", "refcount-cache-size", NULL
+    "l2-cache-size", "refcount-cache-size", "l2-cache-entry-size", NULL
   };
   struct disk_spec spec = { .disk = NULL };
   int r;

@@ -84,7 +84,7 @@ with Disks(tmp, "vda", size=SIZE) as d:
     with QemuNbd("b.qcow2", 2 * SIZE) as server:
         create("nbd+unix:///ex%%20port?socket=%s" % server.socket, SIZE)
         use(d, {"driver": "qcow2", "node-name": "q0", "cache-size": 1 << 20,
-                "refcount-cache-size": 0,
+                "refcount-cache-size": 0, "l2-cache-entry-size": 1024,
                 "file": nbd(server.socket, "ex port")})
     check_image(server.path)
     compare(server.path, ref)

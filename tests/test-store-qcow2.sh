@@ -34,7 +34,7 @@ def in_image():
 
 def serve():
     return Tidemarkd(tmp, "--disk", "vda,file=%s,format=qcow2,cache-size=1M,"
-                     "refcount-cache-size=256k" % IMAGE)
+                     "refcount-cache-size=256k,l2-cache-entry-size=2k" % IMAGE)
 
 
 def counts(d, q):

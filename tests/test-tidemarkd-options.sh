@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # tidemarkd's command line: each mistake has its message and exit status.
 . "${srcdir:-.}/control-test.sh"
-requires mkfifo
+requires mkfifo qemu-img
 
 # bad STATUS TEXT OPTION...: fails with that status and text.
 bad ()
@@ -72,6 +72,12 @@ bad 2 "disk 'a': l2-cache-size may not exceed cache-size" \
     --disk a,file=a.raw,format=qcow2,cache-size=1M,l2-cache-size=2M
 bad 2 "disk 'a': refcount-cache-size may not exceed cache-size" \
     --disk a,file=a.raw,format=qcow2,cache-size=1M,refcount-cache-size=2M
+bad 2 "disk 'a': l2-cache-entry-size is for format=qcow2 only" \
+    --disk a,file=a.raw,l2-cache-entry-size=4k
+qemu-img create -q -f qcow2 a.qcow2 1M
+bad 1 "L2 cache entry size must be a power of two between 512 and the cluster \
+size (65536)" --disk a,file=a.qcow2,format=qcow2,l2-cache-entry-size=128k \
+    --control unix:ctl
 bad 1 "disk 'a'" --disk a,file=missing.raw --control unix:ctl
 bad 1 "disk 'a'" --disk a,file=dir --control unix:ctl
 bad 1 "disk 'a'" --disk a,file=fifo --control unix:ctl

@@ -110,6 +110,42 @@ test_refused (void **state)
   }
 }
 
+/* The size of a slice, by what is asked for and the log2 of a cluster. */
+static void
+test_slices (void **state)
+{
+  static const struct {
+    uint64_t size;
+    unsigned cluster_bits, bits;        /* 0 = refused */
+  } cases[] = {
+    { 512, 9, 9 }, { 512, 16, 9 }, { 4096, 16, 12 }, { 16384, 16, 14 },
+    { 32768, 16, 14 }, { 65536, 16, 14 }, { 2 * MIB, 21, 14 },
+    { 0, 16, 0 }, { 256, 16, 0 }, { 1000, 16, 0 }, { 1024, 9, 0 },
+    { 131072, 16, 0 }, { UINT64_C (1) << 32, 16, 0 }, { ALL, 21, 0 },
+  };
+  struct qcow2_cache_sizes sizes = { 0 };
+  struct qcow2_header h = header;
+  unsigned bits;
+
+  assert_int_equal (qcow2_cache_slice (&sizes, &h, &bits, NULL), 0);
+  assert_int_equal (bits, 14);
+  sizes.has_l2_entry = true;
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    struct error err = ERROR_INIT;
+
+    sizes.l2_entry = cases[i].size;
+    h.cluster_bits = cases[i].cluster_bits;
+    if (cases[i].bits) {
+      assert_int_equal (qcow2_cache_slice (&sizes, &h, &bits, &err), 0);
+      assert_int_equal (bits, cases[i].bits);
+      continue;
+    }
+    assert_int_equal (qcow2_cache_slice (&sizes, &h, &bits, &err), -EINVAL);
+    assert_non_null (strstr (err.msg, "L2 cache entry size must be a power of"
+                             " two between 512 and the cluster size ("));
+  }
+}
+
 /* --- an image with more tables than slices */
 
 #define CLUSTER 512
@@ -121,6 +157,7 @@ test_refused (void **state)
 
 struct image {
   struct file file;
+  uint32_t cluster_size;
   struct blk *node;
   uint8_t *model;
 };
@@ -138,13 +175,14 @@ open_image (struct image *im, const struct qcow2_cache_sizes *sizes)
 
 /* One that has all of its tables. */
 static void
-image_init (struct image *im)
+image_init (struct image *im, uint32_t cluster_size)
 {
   struct qcow2_create_options options = {
-    .size = DISK, .cluster_size = CLUSTER,
+    .size = DISK, .cluster_size = cluster_size,
   };
   struct error err = ERROR_INIT;
 
+  im->cluster_size = cluster_size;
   file_init (&im->file, 64 * MIB);
   im->model = calloc (1, DISK);
   assert_int_equal (blk_qcow2_create (file_node (&im->file), &options,
@@ -183,8 +221,10 @@ rnd (uint64_t *state, uint64_t n)
 static int
 change (struct image *im, uint64_t first, uint64_t *state)
 {
-  uint64_t off = first + rnd (state, PART / CLUSTER) * CLUSTER;
-  uint64_t len = (1 + rnd (state, 80)) * CLUSTER;
+  uint64_t off = first + rnd (state, PART / im->cluster_size)
+    * im->cluster_size;
+  uint64_t len = (1 + rnd (state, 80 * CLUSTER / im->cluster_size))
+    * im->cluster_size;
   uint8_t *m = im->model + off;
 
   len = MIN (len, first + PART - off);
@@ -236,7 +276,7 @@ test_bounded (void **state)
   struct image im;
   struct qcow2 *q;
 
-  image_init (&im);
+  image_init (&im, CLUSTER);
   for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
     q = open_image (&im, &sizes[i]);
     for (unsigned k = 0; k < OPS; k++) {
@@ -250,6 +290,30 @@ test_bounded (void **state)
     assert_int_equal (blk_close (im.node), 0);
   }
   q = open_image (&im, &sizes[0]);
+  check_content (&im);
+  image_fini (&im);
+}
+
+/* Eight slices a table. */
+static void
+test_parts_of_tables (void **state)
+{
+  static const struct qcow2_cache_sizes least = {
+    .has_total = true, .has_l2_entry = true, .l2_entry = 512,
+  };
+  uint64_t r = UINT64_C (0x9e3779b97f4a7c15);
+  struct image im;
+  struct qcow2 *q;
+
+  image_init (&im, 8 * CLUSTER);
+  q = open_image (&im, &least);
+  assert_int_equal (q->slice_bits, 9);
+  for (unsigned k = 0; k < OPS; k++) {
+    assert_int_equal (change (&im, rnd (&r, NR_THREADS) * PART, &r), 0);
+    assert_bounded (q, 2);
+  }
+  check_content (&im);
+  assert_int_equal (blk_flush (im.node), 0);
   check_content (&im);
   image_fini (&im);
 }
@@ -280,7 +344,7 @@ test_threads (void **state)
   struct image im;
   struct qcow2 *q;
 
-  image_init (&im);
+  image_init (&im, CLUSTER);
   q = open_image (&im, &least);
   for (unsigned i = 0; i < NR_THREADS; i++) {
     workers[i] = (struct worker) { .image = &im, .number = i };
@@ -304,7 +368,9 @@ main (void)
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_limits),
     cmocka_unit_test (test_refused),
+    cmocka_unit_test (test_slices),
     cmocka_unit_test (test_bounded),
+    cmocka_unit_test (test_parts_of_tables),
     cmocka_unit_test (test_threads),
   };
 
