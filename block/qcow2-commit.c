@@ -33,6 +33,8 @@
 #include "cleanup.h"
 #include "qcow2.h"
 
+#define HEADER_SECTOR 512
+
 struct dirty_slice {
   struct qcow2_slice *slice;
   struct qcow2_buf *buf;        /* a reference */
@@ -245,7 +247,9 @@ write_refcounts (struct qcow2 *q, const struct commit *c)
   return error < 0 ? error : blk_flush (q->file);
 }
 
-/* The header of a new image makes it valid: last, after a sync. */
+/* The header of a new image makes it valid: last, after a sync, and its first
+ * sector, which a disk writes as a whole, behind the others.
+ */
 static int
 write_header (struct qcow2 *q, const struct commit *c)
 {
@@ -258,10 +262,13 @@ write_header (struct qcow2 *q, const struct commit *c)
   h.reftable_offset = c->reftable_offset;
   h.reftable_clusters = c->reftable_clusters;
   error = qcow2_header_compose (&h, buf, q->cluster_size);
+  if (error == 0 && q->cluster_size > HEADER_SECTOR)
+    error = blk_pwrite (q->file, buf + HEADER_SECTOR,
+                        q->cluster_size - HEADER_SECTOR, HEADER_SECTOR, 0);
   if (error == 0)
     error = qcow2_sync (q);
   if (error == 0)
-    error = blk_pwrite (q->file, buf, q->cluster_size, 0, 0);
+    error = blk_pwrite (q->file, buf, HEADER_SECTOR, 0, 0);
   return error;
 }
 

@@ -255,6 +255,22 @@ hide_old (struct qcow2 *q, uint64_t old, uint64_t size)
   return end > old ? qcow2_zero (&q->blk, end - old, old, 0) : 0;
 }
 
+/* Make the external data file as long as the disk.  One that has to be the disk
+ * as a raw image may hold, behind its end, what a shrink has left.
+ */
+static int
+grow_external (struct qcow2 *q, uint64_t old, uint64_t size)
+{
+  uint64_t end = MIN (blk_size (q->data), size);
+  int error = 0;
+
+  if (qcow2_is_raw_external (q) && end > old)
+    error = blk_zero (q->data, end - old, old, BLK_MAY_UNMAP);
+  if (error == 0 && blk_size (q->data) < size)
+    error = blk_resize (q->data, size);
+  return error;
+}
+
 static int
 grow (struct qcow2 *q, uint64_t size)
 {
@@ -264,8 +280,8 @@ grow (struct qcow2 *q, uint64_t size)
   error = grow_l1 (q, div_round_up (size, qcow2_l1_span (&q->header)));
   if (error == 0)
     error = drop_beyond (q, old);
-  if (error == 0 && qcow2_is_external (q) && blk_size (q->data) < size)
-    error = blk_resize (q->data, size);
+  if (error == 0 && qcow2_is_external (q))
+    error = grow_external (q, old, size);
   if (error < 0)
     return error;
   show_size (q, size);

@@ -141,7 +141,8 @@ zero_external (const struct zeroing *z)
     error = blk_zero (q->data, n, s->off,
                       z->how == ZERO_KEEP ? 0 : BLK_MAY_UNMAP);
   else if (z->how != ZERO_KEEP && z->is_whole)
-    (void) blk_trim (q->data, n, s->off, 0);
+    /* No trim: until the entry is on stable storage this is what is read. */
+    (void) blk_zero (q->data, n, s->off, BLK_MAY_UNMAP | BLK_FAST);
   lock_acquire (&q->lock);
   return error;
 }

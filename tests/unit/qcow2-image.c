@@ -55,6 +55,9 @@ change_apply (const struct change *c, uint8_t *bytes, uint64_t *size)
   case CHANGE_ZERO:
     memset (bytes + c->off, 0, c->len);
     break;
+  case CHANGE_TRIM:
+    memset (bytes + c->off, 0xdd, c->len);      /* anything */
+    break;
   case CHANGE_RESIZE:
     if (c->len < *size)
       memset (bytes + c->len, 0, *size - c->len);
@@ -68,6 +71,7 @@ change_apply (const struct change *c, uint8_t *bytes, uint64_t *size)
 static void
 record (struct file *f, const struct change *c, const void *data)
 {
+  static uint64_t number;
   struct change *copy;
 
   pthread_mutex_lock (&changes_lock);
@@ -75,6 +79,7 @@ record (struct file *f, const struct change *c, const void *data)
     f->changes = realloc (f->changes, (f->nr_changes + 1) * sizeof *c);
     copy = &f->changes[f->nr_changes++];
     *copy = *c;
+    copy->number = number++;
     if (data) {
       copy->data = malloc (c->len);
       memcpy (copy->data, data, c->len);
@@ -130,7 +135,10 @@ file_zero (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
 static int
 file_trim (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
 {
-  memset (file_of (blk)->bytes + off, 0xdd, len);
+  struct change c = { .what = CHANGE_TRIM, .off = off, .len = len };
+
+  change_apply (&c, file_of (blk)->bytes, &file_of (blk)->size);
+  record (file_of (blk), &c, NULL);
   return 0;
 }
 
@@ -178,7 +186,7 @@ file_node (struct file *f)
   b->f = f;
   if (blk_init (&b->blk, &file_driver, "file", NULL,
                 f->is_device ? f->capacity : f->size,
-                BLK_CAN_TRIM | BLK_CAN_ZERO) < 0)
+                BLK_CAN_TRIM | BLK_CAN_ZERO | BLK_CAN_FAST_ZERO) < 0)
     abort ();
   return &b->blk;
 }

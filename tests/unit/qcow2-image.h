@@ -14,8 +14,10 @@
 
 /* One recorded change of the file. */
 struct change {
-  enum { CHANGE_WRITE, CHANGE_ZERO, CHANGE_RESIZE, CHANGE_FLUSH } what;
+  enum { CHANGE_WRITE, CHANGE_ZERO, CHANGE_TRIM, CHANGE_RESIZE,
+         CHANGE_FLUSH } what;
   uint64_t off, len;            /* RESIZE: len is the size */
+  uint64_t number;              /* ascending, in all files */
   uint8_t *data;                /* WRITE */
 };
 
