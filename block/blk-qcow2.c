@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,12 +19,31 @@
 #include "blk-null.h"
 #include "blk-window.h"
 #include "cleanup.h"
+#include "log.h"
 #include "qcow2-check.h"
 #include "qcow2.h"
 #include "range.h"
 
 /* Buckets of the table of slices. */
 #define MAX_BUCKETS (1u << 16)
+#define MAX_DAMAGE_LOGGED 10
+
+int
+qcow2_damaged (struct qcow2 *q, const char *fmt, ...)
+{
+  unsigned n = atomic_fetch_add (&q->nr_damaged, 1);
+  char msg[200];
+  va_list ap;
+
+  va_start (ap, fmt);
+  vsnprintf (msg, sizeof msg, fmt, ap);
+  va_end (ap);
+  if (n < MAX_DAMAGE_LOGGED)
+    log_error ("%s: damaged: %s%s", q->blk.name, msg,
+               n + 1 < MAX_DAMAGE_LOGGED ? ""
+               : " (more is not logged; tidemark check lists it)");
+  return -EIO;
+}
 
 static int
 qcow2_flush (struct blk *blk)

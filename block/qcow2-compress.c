@@ -10,6 +10,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include <zlib.h>
@@ -77,7 +78,8 @@ qcow2_read_packed (struct qcow2 *q, uint64_t entry, uint8_t *buf)
 
   qcow2_packed_place (q, entry, &off, &len);
   if (off >= size)
-    return -EIO;
+    return qcow2_damaged (q, "compressed data at %" PRIu64 " is beyond the end"
+                          " of the file", off);
   len = MIN (len, size - off);
   in = malloc (len);
   if (!in)
@@ -87,6 +89,11 @@ qcow2_read_packed (struct qcow2 *q, uint64_t entry, uint8_t *buf)
   if (error < 0)
     return error;
   if (q->header.compression == QCOW2_COMPRESSION_ZSTD)
-    return unpack_zstd (in, len, buf, q->cluster_size);
-  return unpack_zlib (in, len, buf, q->cluster_size);
+    error = unpack_zstd (in, len, buf, q->cluster_size);
+  else
+    error = unpack_zlib (in, len, buf, q->cluster_size);
+  if (error == -EIO)
+    return qcow2_damaged (q, "what is at %" PRIu64 " of the file (%" PRIu64
+                          " bytes) is not a compressed cluster", off, len);
+  return error;
 }

@@ -12,6 +12,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "byteorder.h"
@@ -31,21 +32,27 @@ qcow2_is_unbacked (const struct qcow2 *q, uint64_t off)
   return !q->has_backing || off >= q->backing_size;
 }
 
+/* Decoding: what is wrong with an entry, NULL = nothing. */
+
 /* The host cluster that a standard entry names for the guest cluster at guest
  * is where data can be.
  */
-static int
+static const char *
 check_host (const struct qcow2 *q, uint64_t host, uint64_t guest)
 {
   if (qcow2_is_external (q))
-    return host == guest ? 0 : -EIO;
-  if ((host & (q->cluster_size - 1)) || host >= blk_size (q->file)
-      || qcow2_is_metadata (q, host, q->cluster_size))
-    return -EIO;
-  return 0;
+    return host == guest ? NULL
+      : "in a data file a cluster is at its guest offset";
+  if (host & (q->cluster_size - 1))
+    return "its offset is not aligned to a cluster";
+  if (host >= blk_size (q->file))
+    return "it points beyond the end of the file";
+  if (qcow2_is_metadata (q, host, q->cluster_size))
+    return "it points to the header, the L1 or the refcount table";
+  return NULL;
 }
 
-static int
+static const char *
 decode_packed (const struct qcow2 *q, uint64_t entry, struct qcow2_run *run)
 {
   uint64_t off, len;
@@ -54,14 +61,20 @@ decode_packed (const struct qcow2 *q, uint64_t entry, struct qcow2_run *run)
   run->is_copied = false;
   run->host = entry;
   qcow2_packed_place (q, entry, &off, &len);
-  return (entry & QCOW2_COPIED) || qcow2_is_external (q)
-    || off < q->cluster_size || off >= blk_size (q->file) ? -EIO : 0;
+  if (entry & QCOW2_COPIED)
+    return "a compressed cluster has no copied flag";
+  if (qcow2_is_external (q))
+    return "a data file has no compressed clusters";
+  if (off < q->cluster_size)
+    return "its compressed data would be in the header";
+  return off >= blk_size (q->file)
+    ? "its compressed data would be beyond the end of the file" : NULL;
 }
 
 /* Where a standard entry places its cluster: DATA, or UNALLOCATED for
  * nowhere.
  */
-static int
+static const char *
 decode_place (const struct qcow2 *q, uint64_t entry, uint64_t guest,
               struct qcow2_run *run)
 {
@@ -72,7 +85,7 @@ decode_place (const struct qcow2 *q, uint64_t entry, uint64_t guest,
   run->is_copied = false;
   run->host = host;
   if (host == 0 && !is_first)
-    return entry & QCOW2_COPIED ? -EIO : 0;
+    return entry & QCOW2_COPIED ? "the copied flag needs an offset" : NULL;
   run->type = QCOW2_DATA;
   /* Nothing else can use a cluster of a data file. */
   run->is_copied = (entry & QCOW2_COPIED) || qcow2_is_external (q);
@@ -80,7 +93,7 @@ decode_place (const struct qcow2 *q, uint64_t entry, uint64_t guest,
 }
 
 /* What the bitmap of an extended entry says of a subcluster. */
-static int
+static const char *
 decode_subcluster (uint64_t bitmap, unsigned i, struct qcow2_run *run)
 {
   bool is_placed = run->type == QCOW2_DATA;
@@ -89,39 +102,41 @@ decode_subcluster (uint64_t bitmap, unsigned i, struct qcow2_run *run)
     run->type = is_placed ? QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN;
   else if (!((bitmap >> i) & 1))
     run->type = is_placed ? QCOW2_UNALLOCATED_PLACED : QCOW2_UNALLOCATED;
-  /* Data without a place, or data and zero at once. */
-  if ((bitmap >> i) & 1)
-    return run->type == QCOW2_DATA && is_placed ? 0 : -EIO;
-  return 0;
+  if (!((bitmap >> i) & 1))
+    return NULL;
+  if (!is_placed)
+    return "a subcluster has data, but the cluster has no offset";
+  return run->type == QCOW2_DATA ? NULL
+    : "a subcluster is both data and zeroes";
 }
 
 /* What the slice says of subcluster i, which is guest's; run->len is not
  * set.
  */
-static int
+static const char *
 decode (const struct qcow2 *q, const struct qcow2_slice *s, uint64_t i,
         uint64_t guest, struct qcow2_run *run)
 {
   unsigned bits = q->cluster_bits - q->sub_bits;
   const uint8_t *p = s->buf->bytes + ((i >> bits) << q->l2_entry_bits);
   uint64_t entry = load_be64 (p), in_cluster = guest & (q->cluster_size - 1);
-  int error;
+  const char *fault;
 
   if (entry & QCOW2_COMPRESSED)
     return decode_packed (q, entry, run);
-  if ((entry & QCOW2_L2_RESERVED)
-      || ((entry & QCOW2_ZERO)
-          && (q->header.version < 3 || qcow2_is_extended (q))))
-    return -EIO;
-  error = decode_place (q, entry, guest - in_cluster, run);
-  if (error < 0)
-    return error;
+  if (entry & QCOW2_L2_RESERVED)
+    return "reserved bits are set";
+  if ((entry & QCOW2_ZERO) && (q->header.version < 3 || qcow2_is_extended (q)))
+    return "only a standard entry of version 3 has a zero flag";
+  fault = decode_place (q, entry, guest - in_cluster, run);
+  if (fault)
+    return fault;
   if (qcow2_is_extended (q))
-    error = decode_subcluster (load_be64 (p + 8), i & ((1u << bits) - 1), run);
+    fault = decode_subcluster (load_be64 (p + 8), i & ((1u << bits) - 1), run);
   else if (entry & QCOW2_ZERO)
     run->type = run->type == QCOW2_DATA ? QCOW2_ZERO_ALLOC : QCOW2_ZERO_PLAIN;
   run->host += in_cluster;
-  return error;
+  return fault;
 }
 
 /* Without a table: all of its guest space and that of its neighbours that
@@ -158,7 +173,7 @@ is_continued (const struct qcow2_run *run, const struct qcow2_run *next,
 }
 
 static int
-map_slice (const struct qcow2 *q, const struct qcow2_slice *s, uint64_t off,
+map_slice (struct qcow2 *q, const struct qcow2_slice *s, uint64_t off,
            uint64_t len, struct qcow2_run *run)
 {
   uint64_t nr = UINT64_C (1) << (entries_bits (q) + q->cluster_bits
@@ -167,14 +182,15 @@ map_slice (const struct qcow2 *q, const struct qcow2_slice *s, uint64_t off,
   uint64_t sub_size = UINT64_C (1) << q->sub_bits;
   uint64_t in_sub = off & (sub_size - 1), guest = off - in_sub;
   struct qcow2_run next;
-  int error;
+  const char *fault;
 
-  error = decode (q, s, i, guest, run);
-  if (error < 0)
-    return error;
+  fault = decode (q, s, i, guest, run);
+  if (fault)
+    return qcow2_damaged (q, "the L2 entry of guest offset %" PRIu64 ": %s",
+                          round_down (guest, q->cluster_size), fault);
   for (n = sub_size; ++i < nr && n < in_sub + len; n += sub_size)
     /* A damaged entry is reported to who asks for it. */
-    if (decode (q, s, i, guest + n, &next) < 0
+    if (decode (q, s, i, guest + n, &next) != NULL
         || !is_continued (run, &next, n,
                           (guest + n) & (q->cluster_size - 1)))
       break;

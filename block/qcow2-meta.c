@@ -172,27 +172,58 @@ shrink (struct qcow2 *q, enum qcow2_kind kind)
   }
 }
 
+/* What is wrong with an entry of L1 or the refcount table that is not 0; NULL =
+ * nothing.
+ */
+static const char *
+entry_fault (const struct qcow2 *q, enum qcow2_kind kind, uint64_t entry)
+{
+  uint64_t reserved = kind == QCOW2_L2 ? QCOW2_L1_RESERVED
+    : QCOW2_REFTABLE_RESERVED;
+  uint64_t place = kind == QCOW2_L2 ? entry & QCOW2_OFFSET_MASK
+    : entry & ~QCOW2_REFTABLE_RESERVED;
+
+  if (place & (q->cluster_size - 1))
+    return "its offset is not aligned to a cluster";
+  if (entry & reserved)
+    return "reserved bits are set";
+  if (place == 0)
+    return "it points to the header";
+  if (place >= QCOW2_MAX_HOST_OFFSET || place >= blk_size (q->file))
+    return "it points beyond the end of the file";
+  if (qcow2_is_metadata (q, place, q->cluster_size))
+    return "it points to the L1 or the refcount table";
+  return NULL;
+}
+
 int
 qcow2_meta_place (const struct qcow2 *q, enum qcow2_kind kind, uint64_t index,
                   uint64_t *ret)
 {
   const struct qcow2_table *t = kind == QCOW2_L2 ? &q->l1 : &q->reftable;
   unsigned shift = q->cluster_bits - q->slice_bits;
-  uint64_t i = index >> shift, place, reserved;
+  uint64_t i = index >> shift;
 
   *ret = 0;
   if (i >= t->len || t->entries[i] == 0)
     return 0;
-  reserved = kind == QCOW2_L2 ? QCOW2_L1_RESERVED : QCOW2_REFTABLE_RESERVED;
-  place = kind == QCOW2_L2 ? t->entries[i] & QCOW2_OFFSET_MASK
-    : t->entries[i] & ~QCOW2_REFTABLE_RESERVED;
-  if ((t->entries[i] & reserved) || place == 0
-      || place >= QCOW2_MAX_HOST_OFFSET || (place & (q->cluster_size - 1))
-      || place >= blk_size (q->file)
-      || qcow2_is_metadata (q, place, q->cluster_size))
+  if (entry_fault (q, kind, t->entries[i]))
     return -EIO;
-  *ret = place + ((index & ((UINT64_C (1) << shift) - 1)) << q->slice_bits);
+  *ret = (t->entries[i] & QCOW2_OFFSET_MASK)
+    + ((index & ((UINT64_C (1) << shift) - 1)) << q->slice_bits);
   return 0;
+}
+
+/* Say why qcow2_meta_place has failed. */
+static int
+misplaced (struct qcow2 *q, enum qcow2_kind kind, uint64_t index)
+{
+  const struct qcow2_table *t = kind == QCOW2_L2 ? &q->l1 : &q->reftable;
+  uint64_t i = index >> (q->cluster_bits - q->slice_bits);
+
+  return qcow2_damaged (q, "entry %" PRIu64 " of the %s table: %s", i,
+                        kind == QCOW2_L2 ? "L1" : "refcount",
+                        entry_fault (q, kind, t->entries[i]));
 }
 
 static struct qcow2_slice *
@@ -263,16 +294,14 @@ qcow2_meta_get_cached (struct qcow2 *q, enum qcow2_kind kind, uint64_t index,
 {
   struct qcow2_slice *s = find (q, kind, index);
   uint64_t place;
-  int error;
 
   if (s && !s->is_loading) {
     touch (q, s);
     *ret = s;
     return 0;
   }
-  error = qcow2_meta_place (q, kind, index, &place);
-  if (error < 0)
-    return error;
+  if (qcow2_meta_place (q, kind, index, &place) < 0)
+    return misplaced (q, kind, index);
   *ret = NULL;
   return place ? -EAGAIN : 0;
 }
@@ -283,7 +312,6 @@ qcow2_meta_get (struct qcow2 *q, enum qcow2_kind kind, uint64_t index,
 {
   struct qcow2_slice *s;
   uint64_t place;
-  int error;
 
   lock_assert_held (&q->lock);
   while ((s = find (q, kind, index)) && s->is_loading)
@@ -293,9 +321,8 @@ qcow2_meta_get (struct qcow2 *q, enum qcow2_kind kind, uint64_t index,
     *ret = s;
     return 0;
   }
-  error = qcow2_meta_place (q, kind, index, &place);
-  if (error < 0)
-    return error;
+  if (qcow2_meta_place (q, kind, index, &place) < 0)
+    return misplaced (q, kind, index);
   *ret = NULL;
   return place ? load (q, kind, index, place, ret) : 0;
 }

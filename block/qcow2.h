@@ -235,6 +235,8 @@ struct qcow2 {
   struct qcow2_ranges protected;        /* tables of snapshots; ascending */
   struct qcow2_cache_limits limits;
 
+  _Atomic unsigned nr_damaged;  /* what is wrong has been said so often */
+
   struct lock lock;
   /* Protected by lock. */
   pthread_cond_t changed;       /* any of the flags and states below */
@@ -330,6 +332,12 @@ int qcow2_new (struct blk *file, const struct qcow2_header *h,
                struct qcow2 **ret, struct error *err);
 /* Free the object, its file and its backing file.  Writes nothing. */
 int qcow2_destroy (struct qcow2 *q);
+
+/* Say in the log what is damaged, in the first cases; -EIO.  With or without
+ * the lock.
+ */
+int qcow2_damaged (struct qcow2 *q, const char *fmt, ...)
+  __attribute__ ((format (printf, 2, 3)));
 
 /* The images above the one being opened, for the detection of loops. */
 struct qcow2_chain {

@@ -7,6 +7,7 @@
  *   reserve OFF LEN   write OFF LEN BYTE   zero OFF LEN   unmap OFF LEN
  *   trim OFF LEN   resize SIZE   flush     kill (end here, as a crash would)
  *   dump FILE (the guest's view, as a raw file)   map (extents, depths)
+ *   pack OFF LEN BYTE (write compressed)   bitmaps (load all of the image)
  *
  * An image opened "ro", "deny" (no other files) or "neighbours" (only files
  * beside it) is read-only, unless "rw" follows.  Sizes are bytes.  The first
@@ -26,6 +27,7 @@
 #include "blk-file.h"
 #include "blk-qcow2.h"
 #include "cleanup.h"
+#include "qcow2-bitmap.h"
 #include "range.h"
 
 #define MAX_WORDS 16
@@ -166,14 +168,14 @@ do_close (void)
 }
 
 static int
-do_write (uint64_t off, uint64_t len, int byte)
+do_write (uint64_t off, uint64_t len, int byte, unsigned flags)
 {
   CLEANUP_FREE uint8_t *buf = malloc (len);
 
   if (!buf)
     return -ENOMEM;
   memset (buf, byte, len);
-  return blk_pwrite (node, buf, len, off, 0);
+  return blk_pwrite (node, buf, len, off, flags);
 }
 
 static int
@@ -219,6 +221,24 @@ print_extents (enum blk_status status, const char *what)
 }
 
 static int
+do_bitmaps (void)
+{
+  struct qcow2_bitmaps b;
+  struct bitmap *bits;
+  int r = qcow2_bitmaps_read (node, &b, &err);
+
+  if (r < 0)
+    return r;
+  for (size_t i = 0; i < b.nr && r == 0; i++) {
+    bits = NULL;
+    r = qcow2_bitmap_load (node, &b.ptr[i], &bits, &err);
+    bitmap_free (bits);
+  }
+  qcow2_bitmaps_free (&b);
+  return r;
+}
+
+static int
 do_io (char *const *w, unsigned nr)
 {
   uint64_t off = nr > 1 ? strtoull (w[1], NULL, 0) : 0;
@@ -229,7 +249,9 @@ do_io (char *const *w, unsigned nr)
   if (strcmp (w[0], "resize") == 0)
     return blk_resize (node, off);
   if (strcmp (w[0], "write") == 0)
-    return do_write (off, len, nr > 3 ? atoi (w[3]) : 0);
+    return do_write (off, len, nr > 3 ? atoi (w[3]) : 0, 0);
+  if (strcmp (w[0], "pack") == 0)
+    return do_write (off, len, nr > 3 ? atoi (w[3]) : 0, BLK_COMPRESS);
   if (strcmp (w[0], "zero") == 0)
     return blk_zero (node, len, off, 0);
   if (strcmp (w[0], "unmap") == 0)
@@ -258,6 +280,8 @@ run (char *const *w, unsigned nr)
     _exit (0);
   if (strcmp (w[0], "dump") == 0 && nr > 1)
     return do_dump (w[1]);
+  if (strcmp (w[0], "bitmaps") == 0)
+    return do_bitmaps ();
   if (strcmp (w[0], "map") == 0) {
     r = print_extents (BLK_STATUS_ALLOCATION, "alloc");
     return r < 0 ? r : print_extents (BLK_STATUS_DEPTH, "depth");
