@@ -55,6 +55,18 @@ no_leftovers "$repo"
 [ -z "$(find "$repo/vda" -type f -perm /222)" ] || fail "writable files"
 [ "$(qmp "$ctl" query-backups)" = "[]" ] || fail "a session is left"
 
+# A backup builds on the newest one without looking into it, so nothing that it
+# names is opened: that would never end here.
+cp -a "$repo" "$tmp/odd"
+chmod u+w "$tmp/odd/vda/000005-inc.qcow2"
+mkfifo "$tmp/fifo"
+run_ok qemu-img rebase -u -f qcow2 -F qcow2 -b "$tmp/fifo" \
+    "$tmp/odd/vda/000005-inc.qcow2"
+guest vda 'write -P 3 0 64k'
+run_ok timeout 60 "$tidemark" backup --quiet "unix:$ctl" "$tmp/odd"
+expect_status 1 "is not in the image" \
+    timeout 60 "$tidemark" restore "$tmp/odd" "$tmp/none.raw"
+
 # The chain as data: base and parent are the backup before, by point.
 for n in 2 3 4 5; do
     point=$(member "$repo" vda $((n - 1)) point)

@@ -121,6 +121,34 @@ fresh
 run_ok qemu-img rebase -u -f qcow2 -F raw -b 000002-inc.qcow2 \
     "$v/000003-inc.qcow2"
 damaged "backing format is 'raw' instead of 'qcow2'"
+
+# A repository that names files outside of itself gets nobody to open them: the
+# image there could be restored as well as any other.
+cp "$good/vda/000002-inc.qcow2" "$good/vda/000001-full.qcow2" "$tmp"
+refused ()                      # refused TEXT
+{
+    damaged "$1"
+    rm -f "$tmp/restored.raw"
+    expect_status 1 "is not in the image" \
+        "$tidemark" restore "$bad" "$tmp/restored.raw"
+    [ ! -e "$tmp/restored.raw" ] || fail "restored from outside"
+}
+for name in "$tmp/000002-inc.qcow2" ../../000002-inc.qcow2 \
+    ../vda/000002-inc.qcow2 ./000002-inc.qcow2; do
+    fresh
+    run_ok qemu-img rebase -u -f qcow2 -F qcow2 -b "$name" "$v/000003-inc.qcow2"
+    refused "backing file is '$name' instead of '000002-inc.qcow2'"
+done
+# In the middle of the chain; and a data file.
+fresh
+run_ok qemu-img rebase -u -f qcow2 -F qcow2 -b ../../000001-full.qcow2 \
+    "$v/000002-inc.qcow2"
+refused "backing file is '../../000001-full.qcow2' instead"
+fresh
+rm "$v/000003-inc.qcow2"
+run_ok qemu-img create -q -f qcow2 -o "data_file=$tmp/outside.raw" \
+    -b 000002-inc.qcow2 -F qcow2 "$v/000003-inc.qcow2" 16M
+refused "data file"
 fresh
 printf 'XXXX' | dd of="$v/000002-inc.qcow2" conv=notrunc status=none
 damaged '000002-inc.qcow2'
