@@ -255,12 +255,10 @@ load_entry (struct dirty *d, const struct store_entry *entry)
                                               entry->granularity);
   int r;
 
-  if (bm == NULL) {
-    store_array_free (entry->bits);
+  if (bm == NULL)
     return -ENOMEM;
-  }
-  r = bits_over (d->size, entry->granularity, entry->bits, false,
-                 &bm->bits);
+  r = bits_over (d->size, entry->granularity, store_array_ref (entry->bits),
+                 false, &bm->bits);
   if (r < 0) {
     dirty_unref (bm);
     return r;

@@ -249,7 +249,7 @@ find_store (struct disk *d, const struct store_identity *identity,
       *err = why;
     return r;
   }
-  if (r == -ENOENT)
+  if (r == -ENOENT && why.msg[0] == '\0')
     return 0;
   if (r < 0) {
     d->is_store_foreign = r == -EINVAL;

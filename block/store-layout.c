@@ -162,6 +162,14 @@ store_array_at (struct store *s, uint64_t off, uint64_t nr_bits,
   return r < 0 ? r : add_array (s, &map, nr_bits, ret);
 }
 
+struct store_array *
+store_array_ref (struct store_array *a)
+{
+  if (a)
+    atomic_fetch_add_explicit (&a->refs, 1, memory_order_relaxed);
+  return a;
+}
+
 void
 store_array_free (struct store_array *a)
 {

@@ -359,6 +359,7 @@ store_open (const struct store_options *options, struct store **ret,
     store_abandon (s);
     return r;
   }
+  s->is_open = true;
   *ret = s;
   return 0;
 }

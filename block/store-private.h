@@ -44,6 +44,7 @@ struct store {
   uint64_t recovered_regions;
   bool was_unclean;
   bool is_believed;
+  bool is_open;                 /* all the above is known */
 
   /* Atomic. */
   _Atomic unsigned refs;        /* the owner's, one for each array, others */

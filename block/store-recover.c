@@ -296,6 +296,7 @@ clear_tail (struct store_array *a, uint64_t nr_bits)
   a->nr_bits = nr_bits;
 }
 
+/* What an earlier attempt has merged, but could not sync, is written again. */
 static void
 merge_successor (struct store_entry *entry)
 {
@@ -306,7 +307,7 @@ merge_successor (struct store_entry *entry)
 
   while (store_array_next_data (entry->successor, r.off + r.len, &r))
     for (i = r.off / 8; i < (r.off + r.len) / 8; i++)
-      if (from[i] & ~to[i])
+      if (from[i] != 0)
         to[i] |= from[i];
   clear_tail (entry->bits, entry->bits->nr_bits);
   store_array_free (entry->successor);

@@ -108,12 +108,16 @@ record_failure (struct store *s)
   lock_release (&s->lock);
 }
 
-/* what could not be written.  Returns when that has been recorded. */
+/* what could not be written.  Returns when that has been recorded.  While it is
+ * being opened that is the business of whoever does so: what it had is there.
+ */
 static void
 fail (struct store *s, const char *what, int error, bool is_claimed)
 {
   bool is_first;
 
+  if (!s->is_open)
+    return;
   lock_acquire (&s->lock);
   is_first = !s->is_failing;
   if (is_first) {
@@ -729,8 +733,11 @@ store_forget_entries (struct store *s)
 {
   size_t i;
 
-  for (i = 0; i < s->nr_entries; i++)
+  for (i = 0; i < s->nr_entries; i++) {
+    store_array_free (s->entries[i].bits);
+    store_array_free (s->entries[i].successor);
     free (s->entries[i].name);
+  }
   free (s->entries);
   s->entries = NULL;
   s->nr_entries = 0;

@@ -101,8 +101,8 @@ int store_open (const struct store_options *options, struct store **ret,
  */
 int store_note_missing (const struct store_options *options);
 
-/* What was found, until store_forget_entries.  The caller takes over the
- * arrays of the entries.
+/* What was found, until store_forget_entries.  Who keeps an array takes a
+ * reference.
  */
 const struct store_entry *store_entries (const struct store *s,
                                          size_t *ret_nr);
@@ -143,7 +143,10 @@ void store_unref (struct store *s);
 /* A new array of nr_bits clear bits, on disk too. */
 int store_array_new (struct store *s, uint64_t nr_bits,
                      struct store_array **ret);
-/* Its space is used again once the table does not refer to it either. */
+struct store_array *store_array_ref (struct store_array *a);
+/* One reference less.  Without any, its space is used again once the table does
+ * not refer to it either.
+ */
 void store_array_free (struct store_array *a);
 void *store_array_words (const struct store_array *a);
 int store_array_sync (struct store_array *a);
