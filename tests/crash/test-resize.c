@@ -25,21 +25,22 @@
 #define MAX_ACTIVE 8
 #define SECTOR SIM_SECTOR
 #define OLD_SIZE ((UINT64_C (1) << 20) + 3 * SECTOR)
-#define SEEDS 3                 /* of each way, for those with a choice */
+#define SEEDS 2                 /* of each way, for those with a choice */
 #define MAX_CUTS (SIM_NR_CHOICES * SEEDS + 1)
 
 /* Sizes in bytes. */
 struct resizing {
   uint64_t from, to;
+  bool is_nested;               /* the power fails again */
 };
 
 static const struct resizing resizings[] = {
   { OLD_SIZE, 512 << 10 },              /* whole regions and granules go */
-  { OLD_SIZE, (512 << 10) + SECTOR },   /* a region stays in part */
+  { OLD_SIZE, (512 << 10) + SECTOR, true },     /* a region stays in part */
   { OLD_SIZE, OLD_SIZE - SECTOR },      /* no region goes, one granule does */
   { OLD_SIZE, SECTOR },                 /* all but one sector */
   { (64 << 10) + SECTOR, 64 << 10 },    /* a word of bits goes */
-  { 640 << 10, OLD_SIZE },              /* it grows */
+  { 640 << 10, OLD_SIZE, true },        /* it grows */
 };
 #define NR_RESIZINGS (sizeof resizings / sizeof resizings[0])
 
@@ -286,8 +287,7 @@ cut_at (const struct resizing *rs, uint64_t n)
     fail_msg ("%s", err.msg);
   sim_on_step (w.sim, NULL, NULL);
   for (i = 0; i < w.nr_cuts; i++) {
-    /* All that there is, and what was killed. */
-    look_at (&w, &w.cuts[i], i == 0 || w.cuts[i].is_kill);
+    look_at (&w, &w.cuts[i], rs->is_nested && w.cuts[i].is_kill);
     sim_free (w.cuts[i].sim);
   }
   /* And once it is done. */
@@ -387,7 +387,7 @@ main (void)
     cmocka_unit_test (test_every_operation_fails),
   };
 
-  unit_start ();
+  alarm (300);                  /* it is mostly computing */
   log_set_handler (ignore_log);
   return cmocka_run_group_tests (tests, NULL, NULL);
 }
