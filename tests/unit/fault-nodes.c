@@ -292,9 +292,9 @@ do_with_fault (const char *command, unsigned n)
   return has_fired;
 }
 
-/* A store with a bitmap is opened and closed.  Its table may be among what there
- * is no memory for: then the store has failed, and works again as soon as
- * somebody asks for a bitmap.
+/* A store with a bitmap is opened and closed.  There may be no memory for its
+ * table: then the store has failed, and works again as soon as somebody asks
+ * for a bitmap.
  */
 static void
 test_store (void **state)
