@@ -26,6 +26,6 @@ SCRIPT_TESTS += test-fuzz-qcow2.sh test-qcow2-bad.sh interop-qemu-bitmaps.sh \
 	interop-qemu-qcow2-check.sh interop-qemu-qcow2-chain.sh \
 	interop-qemu-qcow2-crash.sh interop-qemu-qcow2-create.sh \
 	interop-qemu-qcow2-features.sh \
-	interop-qemu-qcow2-lazy.sh \
+	interop-qemu-qcow2-lazy.sh interop-qemu-qcow2-matrix.sh \
 	interop-qemu-qcow2-random.sh
 EXTRA_DIST += qcow2-bad.py qcow2-check.py qcow2-map.py qcow2-random.py
