@@ -151,6 +151,13 @@ open_backing (void)
   return blk;
 }
 
+/* Sectors of a new image: so few that the L1 table has to grow. */
+static unsigned
+first_size (void)
+{
+  return kind->is_resized ? kind->nr_sectors / 4 : kind->nr_sectors;
+}
+
 enum how { NEW, AGAIN, APPEND };
 
 static void
@@ -159,7 +166,7 @@ open_image (enum how how)
   struct blk *backing = kind->is_backed ? open_backing () : NULL;
   struct blk *data = kind->is_external ? file_node (&files[DATA]) : NULL;
   struct qcow2_create_options create = {
-    .size = kind->nr_sectors * 512, .cluster_size = kind->cluster_size,
+    .size = first_size () * 512, .cluster_size = kind->cluster_size,
     .refcount_bits = kind->refcount_bits, .compression = kind->compression,
     .has_lazy_refcounts = kind->is_lazy, .is_extended = kind->is_extended,
     .data_file = data ? "data" : NULL, .data = data,
@@ -183,10 +190,10 @@ static void
 new_model (void)
 {
   memset (&model, 0, sizeof model);
-  model.size = kind->nr_sectors;
+  model.size = first_size ();
   for (unsigned i = 0; i < MAX_SECTORS; i++)
-    model.now[i] = kind->is_backed && i < kind->nr_sectors / 2 && i % 3 == 0
-      ? 1u << BACKING_VALUE : 1;
+    model.now[i] = kind->is_backed && i % 3 == 0
+      && i < MIN (model.size, kind->nr_sectors / 2) ? 1u << BACKING_VALUE : 1;
   memcpy (model.stable, model.now, sizeof model.now);
 }
 
@@ -690,7 +697,6 @@ static const struct kind compressed_narrow = {
   .cluster_size = 2 * KIB, .nr_sectors = 300, .is_compressed = true,
   .refcount_bits = 2, .compression = QCOW2_COMPRESSION_ZSTD, .is_lazy = true,
 };
-/* Clusters for which the L1 table has to grow. */
 static const struct kind resized = {
   .cluster_size = 512, .nr_sectors = 700, .is_resized = true,
 };
