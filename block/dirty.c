@@ -748,7 +748,8 @@ freeze (struct dirty *d, struct dirty_bitmap *bm, struct bits *successor,
 }
 
 int
-dirty_freeze (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
+dirty_freeze_only (struct dirty *d, struct dirty_bitmap *bm,
+                   struct error *err)
 {
   struct bits *successor;
   int r;
@@ -759,11 +760,25 @@ dirty_freeze (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
     return error_set_errno (err, -r, bm->is_persistent && r != -ENOMEM
                             ? "Bitmap '%.100s': no room in the store"
                             : "Bitmap '%.100s'", bm->name);
-  r = freeze (d, bm, successor, err);
-  if (r < 0 || !bm->is_persistent)
+  return freeze (d, bm, successor, err);
+}
+
+/* Whatever is recorded from now on is found there after a crash. */
+int
+dirty_freeze_commit (struct dirty *d, struct dirty_bitmap *bm,
+                     struct error *err)
+{
+  return bm->is_persistent ? dirty_commit_err (d, err) : 0;
+}
+
+int
+dirty_freeze (struct dirty *d, struct dirty_bitmap *bm, struct error *err)
+{
+  int r = dirty_freeze_only (d, bm, err);
+
+  if (r < 0)
     return r;
-  /* Whatever is recorded from now on is found there after a crash. */
-  r = dirty_commit_err (d, err);
+  r = dirty_freeze_commit (d, bm, err);
   if (r < 0)
     dirty_merge_back (d, bm);
   return r;

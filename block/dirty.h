@@ -101,6 +101,14 @@ int dirty_prepare_freeze (struct dirty *d, struct dirty_bitmap *bm);
  */
 int dirty_freeze (struct dirty *d, struct dirty_bitmap *bm,
                   struct error *err);
+/* The same in two steps, for those that freeze bitmaps of many disks: in memory;
+ * and in the store, which may be done by another thread.  If the second fails
+ * the first is undone by dirty_merge_back.  [gate closed]
+ */
+int dirty_freeze_only (struct dirty *d, struct dirty_bitmap *bm,
+                       struct error *err);
+int dirty_freeze_commit (struct dirty *d, struct dirty_bitmap *bm,
+                         struct error *err);
 /* The backup ended in success: the successor takes over; the bitmap counts
  * from point.  Durable only after dirty_commit, like the next.  [gate closed]
  */

@@ -16,12 +16,18 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "session-private.h"
+
+/* Threads that wait for stores, besides the one that takes the point. */
+#define MAX_COMMITTERS 31
 
 static void
 close_gates (struct session *s)
@@ -163,7 +169,7 @@ hold_bitmap (struct session_disk *sd, struct hold *hold, struct error *err)
 
   sd->bitmap = dirty_find (dirty, sd->bitmap_name);
   assert (sd->bitmap);
-  ret = dirty_freeze (dirty, sd->bitmap, err);
+  ret = dirty_freeze_only (dirty, sd->bitmap, err);
   if (ret < 0) {
     unprepare_bitmap (sd, hold);
     dirty_unref (sd->bitmap);
@@ -186,6 +192,101 @@ unhold_bitmap (struct session_disk *sd, struct hold *hold)
   unprepare_bitmap (sd, hold);
 }
 
+/* The stores of a session's disks, being committed by several threads. */
+struct commits {
+  const struct session *session;
+  _Atomic size_t next;          /* disk that nobody has taken yet */
+  _Atomic size_t failed;        /* the first one that did; SIZE_MAX = none */
+  struct error *errors;         /* of each disk */
+};
+
+static void *
+commit_some (void *opaque)
+{
+  struct commits *c = opaque;
+  size_t i, first;
+
+  while ((i = atomic_fetch_add (&c->next, 1)) < c->session->nr_disks) {
+    const struct session_disk *sd = &c->session->disks[i];
+
+    if (!sd->bitmap || dirty_freeze_commit (disk_dirty (sd->disk), sd->bitmap,
+                                            &c->errors[i]) == 0)
+      continue;
+    first = atomic_load (&c->failed);
+    while (i < first
+           && !atomic_compare_exchange_weak (&c->failed, &first, i))
+      ;
+  }
+  return NULL;
+}
+
+/* All at once rather than one after the other: each waits for its device, and
+ * what several wait for on one file system is written together.  All are tried;
+ * 0, or -errno of the first disk that failed.
+ */
+static int
+commit_all (const struct session *s, struct error *err)
+{
+  struct commits c = { .session = s, .failed = SIZE_MAX };
+  pthread_t threads[MAX_COMMITTERS];
+  size_t nr = 0, i;
+  int r = 0;
+
+  c.errors = calloc (s->nr_disks, sizeof *c.errors);
+  if (!c.errors)
+    return error_set_errno (err, ENOMEM, "session");
+  while (nr < MAX_COMMITTERS && nr + 1 < s->nr_disks
+         && pthread_create (&threads[nr], NULL, commit_some, &c) == 0)
+    nr++;
+  commit_some (&c);
+  for (i = 0; i < nr; i++)
+    pthread_join (threads[i], NULL);
+  i = atomic_load (&c.failed);
+  if (i < SIZE_MAX)
+    r = error_set (err, c.errors[i].errnum, "%s", c.errors[i].msg);
+  free (c.errors);
+  return r;
+}
+
+/* [gates closed] */
+static void
+unhold_first (struct session *s, size_t nr)
+{
+  while (nr-- > 0)
+    unhold_bitmap (&s->disks[nr], &s->holds[nr]);
+}
+
+/* Whatever is recorded from now on is found in the stores after a crash.
+ * [gates closed]
+ */
+static int
+hold_bitmaps (struct session *s, const struct session_request *request,
+              struct error *err)
+{
+  struct session_disk *sd;
+  size_t i;
+  int r;
+
+  for (i = 0; i < s->nr_disks; i++) {
+    sd = &s->disks[i];
+    sd->is_dirty_view = request->disks[i].is_dirty_view;
+    sd->dirty_bytes = sd->size;
+    r = 0;
+    if (sd->mode == SESSION_COPY)
+      snprintf (sd->why, sizeof sd->why, "asked for");
+    else
+      r = hold_bitmap (sd, &s->holds[i], err);
+    if (r < 0) {
+      unhold_first (s, i);
+      return r;
+    }
+  }
+  r = commit_all (s, err);
+  if (r < 0)
+    unhold_first (s, s->nr_disks);
+  return r;
+}
+
 /* All gates are closed: freeze all bitmaps, then start all views. */
 static int
 hold_all (struct session *s, const struct session_request *request,
@@ -193,23 +294,10 @@ hold_all (struct session *s, const struct session_request *request,
 {
   struct session_disk *sd;
   size_t i;
+  int r = hold_bitmaps (s, request, err);
 
-  for (i = 0; i < s->nr_disks; i++) {
-    sd = &s->disks[i];
-    sd->is_dirty_view = request->disks[i].is_dirty_view;
-    sd->dirty_bytes = sd->size;
-    if (sd->mode == SESSION_COPY)
-      snprintf (sd->why, sizeof sd->why, "asked for");
-    else {
-      int r = hold_bitmap (sd, &s->holds[i], err);
-
-      if (r < 0) {
-        while (i-- > 0)
-          unhold_bitmap (&s->disks[i], &s->holds[i]);
-        return r;
-      }
-    }
-  }
+  if (r < 0)
+    return r;
   for (i = 0; i < s->nr_disks; i++) {
     const struct bitmap *held = NULL;
 
@@ -224,16 +312,6 @@ hold_all (struct session *s, const struct session_request *request,
     cbw_view_start (sd->view, held);
   }
   return 0;
-}
-
-/* Durable before anybody is told.  A store that fails says so in its bitmaps,
- * and the next backup is a full one.
- */
-static void
-commit_all (struct session *s)
-{
-  for (size_t i = 0; i < s->nr_disks; i++)
-    dirty_commit (disk_dirty (s->disks[i].disk));
 }
 
 /* What takes time and would else be done with the gates closed.  What fails
@@ -285,7 +363,7 @@ session_take_point (struct session *s, const struct session_request *request,
     ret = hold_all (s, request, err);
   open_gates (s);
   if (ret < 0)
-    commit_all (s);
+    commit_all (s, NULL);
   return ret;
 }
 
@@ -332,7 +410,10 @@ session_release_point (struct session *s, bool is_success, struct error *err)
       dirty_drop (disk_dirty (sd->disk), sd->bitmap, &s->id);
   }
   open_gates (s);
-  commit_all (s);
+  /* Durable before anybody is told.  A store that fails says so in its bitmaps,
+   * and the next backup is a full one.
+   */
+  commit_all (s, NULL);
   for (size_t i = 0; i < s->nr_disks; i++)
     cbw_view_discard (s->disks[i].view);
   return ret;
