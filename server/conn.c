@@ -241,16 +241,23 @@ set_receive_timeout (struct conn *c, unsigned seconds)
   c->is_timed = seconds > 0;
 }
 
-/* Nothing came for a while: give back the memory that is kept for reuse. */
+/* Nothing came for a while: give back the memory that is kept for reuse, and
+ * the pages of those buffers in which there is nothing.
+ */
 static void
-free_kept_buffers (struct conn *c)
+free_kept_memory (struct conn *c)
 {
   struct slot *slot;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
-  for (slot = c->free_slots; slot; slot = slot->next)
-    slot_drop_buffer (slot);
+  while ((slot = c->free_slots) != NULL) {
+    c->free_slots = slot->next;
+    slot_free (slot);
+  }
   c->kept_bytes = 0;
+  if (c->memory && c->rx_pos == c->rx_end && c->small_len == 0
+      && !c->is_sending)
+    madvise (c->memory, CONN_MEMORY, MADV_DONTNEED);
 }
 
 /* Receive into v, at least one byte.  False at the end of the connection. */
@@ -264,7 +271,7 @@ receive (struct conn *c, struct iovec *v, size_t nr, size_t *ret)
   for (;;) {
     n = conn_recvmsg (c, &msg, 0);
     if (n < 0 && errno == EAGAIN) {
-      free_kept_buffers (c);
+      free_kept_memory (c);
       set_receive_timeout (c, 0);
     }
     else if (n >= 0 || errno != EINTR)
@@ -572,11 +579,14 @@ take_request (struct conn *c)
 static int
 transmission_begin (struct conn *c)
 {
-  c->rx = malloc (CONN_RX_SIZE);
-  c->small[0] = malloc (CONN_SMALL_SIZE);
-  c->small[1] = malloc (CONN_SMALL_SIZE);
-  if (c->rx == NULL || c->small[0] == NULL || c->small[1] == NULL)
+  uint8_t *memory = mmap (NULL, CONN_MEMORY, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+  if (memory == MAP_FAILED)
     return -ENOMEM;
+  c->memory = c->rx = memory;
+  c->small[0] = memory + CONN_RX_SIZE;
+  c->small[1] = c->small[0] + CONN_SMALL_SIZE;
   return -pthread_create (&c->sender, NULL, reply_sender_thread, c);
 }
 
@@ -630,9 +640,8 @@ conn_free (struct conn *c)
   export_unref (c->meta_export);
   export_unref (c->export);
   tls_free (c->tls);
-  free (c->small[0]);
-  free (c->small[1]);
-  free (c->rx);
+  if (c->memory)
+    munmap (c->memory, CONN_MEMORY);
   pthread_cond_destroy (&c->room);
   pthread_cond_destroy (&c->handed_over);
   lock_destroy (&c->lock);

@@ -55,6 +55,9 @@
 #define CONN_SMALL_SIZE \
   (CONN_SMALL_LIMIT + CONN_RX_SMALL + CONN_MAX_REQUESTS * REPLY_SMALL_MAX)
 
+/* What both are in: only pages in use cost memory. */
+#define CONN_MEMORY (CONN_RX_SIZE + 2 * CONN_SMALL_SIZE)
+
 /* The receiving thread reads no further ahead of a client that is slower: what
  * is read should still be in the processor's cache when it is sent.
  */
@@ -116,6 +119,7 @@ struct conn {
   struct meta_contexts contexts;
   struct request_env request_env; /* all but size */
   unsigned can;                 /* the node's */
+  uint8_t *memory;              /* mapped: rx and small */
   pthread_t sender;             /* sends what others could not without
                                    waiting */
 
