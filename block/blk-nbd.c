@@ -339,6 +339,7 @@ blk_nbd_cache (struct blk *blk, uint64_t len, uint64_t off)
 struct status_call {
   struct nbd_op op;
   struct nbd_request rq;
+  struct nbd_status_sink sink;
   struct nbd_blk *s;
   uint64_t off, end;            /* what the caller asked for */
   struct extents *lists;
@@ -355,31 +356,32 @@ list_end (const struct extents *list, uint64_t off)
   return list->len ? list->ptr[0].off + extents_length (list) : off;
 }
 
-/* One context's entries: pairs of length and flags, from start on.  What the
- * list has already is left as it is.
- */
+/* One context's entries.  What the list has already is left as it is. */
 static int
-add_entries (struct status_call *sc, struct extents *list, uint64_t start,
-             const uint32_t *entries, size_t nr_entries)
+add_entries (struct status_call *sc, struct extents *list,
+             const struct nbd_status *status)
 {
   const uint64_t size = blk_size (&sc->s->blk);
-  uint64_t off = start;
+  uint64_t off = status->off;
   size_t i;
   int r;
 
-  if (nr_entries < 2)
+  if (status->nr_entries == 0)
     return -EPROTO;
-  for (i = 0; i + 1 < nr_entries; i += 2) {
-    uint64_t len = entries[i], from, to;
+  for (i = 0; i < status->nr_entries; i++) {
+    const struct nbd_status_entry entry = nbd_status_entry (status, i);
+    uint64_t from, to;
 
-    if (len == 0 || !range_is_within (off, len, size))
+    /* No context that we ask for has more than 32 flags. */
+    if (entry.len == 0 || !range_is_within (off, entry.len, size) ||
+        entry.flags > UINT32_MAX)
       return -EPROTO;
     from = MAX (off, list_end (list, sc->off));
-    to = MIN (off + len, sc->end);
-    off += len;
+    to = MIN (off + entry.len, sc->end);
+    off += entry.len;
     if (from >= to)
       continue;
-    r = extents_add (list, from, to - from, entries[i + 1]);
+    r = extents_add (list, from, to - from, (uint32_t) entry.flags);
     if (r < 0)
       return r;
     if (r > 0)
@@ -388,28 +390,26 @@ add_entries (struct status_call *sc, struct extents *list, uint64_t start,
   return 0;
 }
 
-/* Called by libnbd with the lock of its handle held. */
-static int
-extents_arrived (void *opaque, const char *context, uint64_t off,
-                 uint32_t *entries, size_t nr_entries, int *error)
+/* Called with libnbd's lock of the handle held. */
+static void
+extents_arrived (void *opaque, const struct nbd_status *status)
 {
   struct status_call *sc = opaque;
   size_t i;
   int r = 0;
 
   for (i = 0; i < sc->nr_lists; i++)
-    if (strcmp (context, sc->s->contexts[i]) == 0)
+    if (strcmp (status->context, sc->s->contexts[i]) == 0)
       break;
   if (i == sc->nr_lists)
-    return 0;                   /* one that the caller did not ask for */
+    return;                     /* one that the caller did not ask for */
   if (sc->is_seen[i])
     r = -EPROTO;
   else
-    r = add_entries (sc, &sc->lists[i], off, entries, nr_entries);
+    r = add_entries (sc, &sc->lists[i], status);
   sc->is_seen[i] = true;
   if (r < 0 && sc->error == 0)
     sc->error = r;
-  return 0;
 }
 
 /* Every list says something about off, or doubt is an error (I7). */
@@ -463,10 +463,12 @@ init_status (struct status_call *sc, struct nbd_blk *s,
   };
   sc->rq = (struct nbd_request) {
     .command = NBD_CONN_STATUS, .off = start,
-    .len = MIN (round_up (end, s->min_block) - start, NBD_MAX_LENGTH),
+    .len = MIN (round_up (end, s->min_block) - start, s->max_status),
     .flags = flags & BLK_ONE ? LIBNBD_CMD_FLAG_REQ_ONE : 0,
-    .max_piece = NBD_MAX_LENGTH,
-    .extent = extents_arrived, .opaque = sc,
+    .sink = &sc->sink,
+  };
+  sc->sink = (struct nbd_status_sink) {
+    .arrived = extents_arrived, .opaque = sc,
   };
   sc->end = MIN (end, start + sc->rq.len);
   for (i = 0; i < nr_lists; i++)
@@ -549,6 +551,13 @@ blk_nbd_extents (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
     return r < 0 ? r : 0;
   }
   return block_status (nbd_of (blk), len, off, flags, extents, 1);
+}
+
+uint64_t
+blk_nbd_max_status (const struct blk *blk)
+{
+  return blk->driver == &nbd_blk_driver ?
+    ((const struct nbd_blk *) blk)->max_status : 0;
 }
 
 int

@@ -69,6 +69,12 @@ int blk_nbd_block_status_many (struct blk *blk,
                                const struct blk_nbd_range *ranges, size_t nr,
                                size_t nr_lists);
 
+/* What one request can be about, in bytes: the status of what is beyond is not
+ * in its answer.  Less than 4 GiB unless libnbd and the server have extended
+ * headers.
+ */
+uint64_t blk_nbd_max_status (const struct blk *blk);
+
 /* Metadata contexts that the export at uri offers and that begin with prefix
  * ("" = all).  tls as in the options.  The caller frees the strings and the
  * array.

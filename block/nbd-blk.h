@@ -36,6 +36,7 @@ struct nbd_blk {
   bool can_flush;
   uint32_t min_block;           /* power of 2; 1 = any alignment */
   uint32_t max_payload;         /* bytes of one read or write */
+  uint64_t max_status;          /* that one block status can be about */
 
   struct lock lock;
   /* Protected by lock; in use only if min_block > 1. */

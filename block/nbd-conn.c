@@ -209,11 +209,7 @@ issue_piece (struct nbd_conn *c, struct nbd_op *op,
   case NBD_CONN_CACHE:
     return nbd_aio_cache (c->h, len, off, cb, rq->flags);
   case NBD_CONN_STATUS:
-    return nbd_aio_block_status (c->h, len, off,
-                                 (nbd_extent_callback) {
-                                   .callback = rq->extent,
-                                   .user_data = rq->opaque
-                                 }, cb, rq->flags);
+    return nbd_status_issue (c->h, len, off, rq->sink, cb, rq->flags);
   }
   return -1;
 }

@@ -14,6 +14,7 @@
 
 #include "error.h"
 #include "lock.h"
+#include "nbd-status.h"
 
 struct nbd_conn;
 struct nbd_op;
@@ -74,11 +75,9 @@ struct nbd_request {
   void *buf;
   uint64_t len, off;
   uint32_t flags;               /* LIBNBD_CMD_FLAG_* */
-  uint32_t max_piece;           /* split into commands of at most this */
-  /* NBD_CONN_STATUS: called under libnbd's lock of the handle. */
-  int (*extent) (void *opaque, const char *context, uint64_t off,
-                 uint32_t *entries, size_t nr_entries, int *error);
-  void *opaque;
+  uint32_t max_piece;           /* split into commands of at most this; 0 =
+                                   send one */
+  struct nbd_status_sink *sink; /* of NBD_CONN_STATUS */
 };
 
 /* Takes ownership of h, which is connected, on failure too. */

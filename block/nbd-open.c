@@ -153,7 +153,8 @@ connect_more (struct nbd_blk *s, const char *uri,
     if (!handles[i])
       continue;
     if (nbd_get_size (handles[i]) != (int64_t) blk_size (&s->blk) ||
-        nbd_can_multi_conn (handles[i]) != 1)
+        nbd_can_multi_conn (handles[i]) != 1 ||
+        nbd_status_max_length (handles[i]) < s->max_status)
       nbd_close (handles[i]);   /* not the same export any more */
     else
       add_conn (s, handles[i]);
@@ -297,6 +298,7 @@ init_node (struct nbd_blk *s, struct nbd_handle *h,
   if (r < 0)
     return error_set_errno (err, -r, "%s", o->uri);
   s->blk.block_size = preferred;
+  s->max_status = nbd_status_max_length (h);
   return 0;
 }
 

@@ -3,9 +3,10 @@
  * main thread.
  *
  * The disk is asked for in pieces, of which several are under way at once, so
- * that a far server's map comes in a few round trips.  How many those are
- * follows what the last ones held: all their extents together are bounded, and
- * what comes after a piece whose answer is short is dropped and asked for
+ * that a far server's map comes in a few round trips; from a server with
+ * extended headers in one piece that is as large.  How much is asked for at once
+ * follows what the last answers held: all their extents together are bounded,
+ * and what comes after a piece whose answer is short is dropped and asked for
  * again, which must not happen often.
  *
  * I7: in a dirty context doubt is dirty or an error, never clean.  A reply
@@ -28,6 +29,12 @@
  */
 #define FIRST_DEPTH 4
 #define MAX_DEPTH 256
+/* One wide piece instead counts for as many, and may grow faster: what it costs
+ * if the answer is short is the server's limit and not the piece.
+ */
+#define MAX_WIDE_DEPTH (1u << 24)
+#define GROWTH 2
+#define WIDE_GROWTH 8
 /* Extents of all of them that are looked at; the rest is asked for again. */
 #define MAX_EXTENTS 32768
 /* A server that takes longer gets less to do at once: whoever watches the
@@ -117,7 +124,8 @@ struct dirty_map {
   size_t nr_lists;
   uint64_t size, off;
   struct dirty_rounder rounder;
-  unsigned depth;               /* pieces of the next request */
+  bool is_wide;                 /* one request can be about everything */
+  unsigned depth;               /* so much is asked for next, in PIECEs */
   struct blk_nbd_range ranges[MAX_DEPTH];
   struct piece pieces[MAX_DEPTH];
 };
@@ -131,8 +139,11 @@ dirty_map_new (const struct dirty_map_options *options,
   if (!m)
     return -ENOMEM;
   m->options = *options;
-  if (!m->options.status)
+  if (!m->options.status) {
     m->options.status = blk_nbd_block_status_many;
+    m->options.max_status = blk_nbd_max_status (options->blk);
+  }
+  m->is_wide = m->options.max_status >= RANGE_MAX_SIZE;
   m->nr_lists = options->is_incremental ? 2 : 1;
   m->size = blk_size (options->blk);
   m->off = options->start;
@@ -191,18 +202,20 @@ add_lists (struct dirty_map *m, const struct piece *p, uint64_t end,
 static int
 ask (struct dirty_map *m, size_t *ret_nr, struct error *err)
 {
+  const unsigned most = m->is_wide ? 1 : m->depth;
+  const uint64_t piece = m->depth / most * PIECE;
   uint64_t off = m->off;
   size_t nr, j;
   int r;
 
   free_pieces (m);
-  for (nr = 0; nr < m->depth && off < m->size; nr++) {
+  for (nr = 0; nr < most && off < m->size; nr++) {
     m->ranges[nr] = (struct blk_nbd_range) {
-      .off = off, .len = MIN (m->size - off, PIECE),
+      .off = off, .len = MIN (m->size - off, piece),
       .lists = m->pieces[nr].lists,
     };
     for (j = 0; j < m->nr_lists; j++)
-      extents_init (&m->pieces[nr].lists[j], MAX_EXTENTS / m->depth);
+      extents_init (&m->pieces[nr].lists[j], MAX_EXTENTS / most);
     off += m->ranges[nr].len;
   }
   *ret_nr = nr;
@@ -235,32 +248,38 @@ take (struct dirty_map *m, size_t i, struct dirty_runs *runs,
   return len == m->ranges[i].len;
 }
 
-/* The most extents of one list of the first nr pieces. */
-static size_t
-most_extents (const struct dirty_map *m, size_t nr)
+/* The most extents of one list of the first nr pieces, for each PIECE. */
+static uint64_t
+most_extents (const struct dirty_map *m, size_t nr, uint64_t taken)
 {
   size_t i, j, most = 1;
 
   for (i = 0; i < nr; i++)
     for (j = 0; j < m->nr_lists; j++)
       most = MAX (most, m->pieces[i].lists[j].len);
-  return most;
+  return m->is_wide ? div_round_up (most * PIECE, taken) : most;
 }
 
-/* nr pieces have been taken, perhaps the last of them in part. */
+/* nr pieces have been taken, perhaps the last of them in part: so many bytes.
+ */
 static void
-set_depth (struct dirty_map *m, size_t nr, bool is_short, int64_t ms)
+set_depth (struct dirty_map *m, size_t nr, uint64_t taken, bool is_short,
+           int64_t ms)
 {
-  size_t fit = MAX (MAX_EXTENTS / (2 * most_extents (m, nr)), 1);
-  size_t next = is_short || ms > SLOW_MS ? MAX (nr / 2, 1) : 2 * m->depth;
+  const uint64_t done = m->is_wide ? taken / PIECE : nr;
+  uint64_t fit = MAX_EXTENTS / (2 * most_extents (m, nr, taken));
+  uint64_t next = is_short || ms > SLOW_MS ? done / 2
+    : m->depth * (uint64_t) (m->is_wide ? WIDE_GROWTH : GROWTH);
 
-  m->depth = (unsigned) MIN (MIN (next, fit), MAX_DEPTH);
+  next = MIN (MIN (next, fit), m->is_wide ? MAX_WIDE_DEPTH : MAX_DEPTH);
+  m->depth = (unsigned) MAX (next, 1);
 }
 
 int
 dirty_map_next (struct dirty_map *m, struct dirty_runs *runs,
                 struct error *err)
 {
+  const uint64_t begin = m->off;
   int64_t start = clock_ms ();
   size_t nr, i;
   int r;
@@ -277,6 +296,6 @@ dirty_map_next (struct dirty_map *m, struct dirty_runs *runs,
     r = take (m, i, runs, err);
   if (r < 0)
     return r;
-  set_depth (m, i, r == 0, clock_ms () - start);
+  set_depth (m, i, m->off - begin, r == 0, clock_ms () - start);
   return 1;
 }

@@ -54,6 +54,7 @@ struct dirty_map_options {
   /* How to ask for it, as blk_nbd_block_status_many; NULL = that. */
   int (*status) (struct blk *blk, const struct blk_nbd_range *ranges,
                  size_t nr, size_t nr_lists);
+  uint64_t max_status;          /* with status: as blk_nbd_max_status */
 };
 
 int dirty_map_new (const struct dirty_map_options *options,

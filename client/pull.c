@@ -486,6 +486,7 @@ start_mapper (struct pull *p, struct error *err)
     .start = p->resume ? MIN (p->resume->next * o->cluster_size,
                               blk_size (o->source)) : 0,
     .status = o->status,
+    .max_status = o->max_status,
   };
   int r = dirty_map_new (&m, &p->map);
 

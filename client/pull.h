@@ -37,6 +37,7 @@ struct pull_options {
   /* How to ask for the map, as blk_nbd_block_status_many; NULL = that. */
   int (*status) (struct blk *blk, const struct blk_nbd_range *ranges,
                  size_t nr, size_t nr_lists);
+  uint64_t max_status;          /* with status: as blk_nbd_max_status */
 
   /* NULL, or go on: the two files are there and in this state. */
   const struct sums_state *resume;

@@ -56,6 +56,7 @@ struct wire {
   /* Fixed after open. */
   struct wire_options options;
   char *uri, *context;
+  uint64_t max_status;
   pthread_t watchdog;
   bool has_watchdog;
 
@@ -386,6 +387,12 @@ clear_lists (const struct blk_nbd_range *ranges, size_t nr, size_t nr_lists)
       extents_clear (&ranges[i].lists[j]);
 }
 
+uint64_t
+wire_max_status (struct blk *blk)
+{
+  return wire_of (blk)->max_status;
+}
+
 int
 wire_block_status (struct blk *blk, const struct blk_nbd_range *ranges,
                    size_t nr, size_t nr_lists)
@@ -529,6 +536,7 @@ start (struct wire *w, struct error *err)
   if (r < 0)
     return error_set_errno (err, -r, "%s", w->uri);
   w->blk.block_size = blk->block_size;
+  w->max_status = blk_nbd_max_status (blk);
   r = pthread_create (&w->watchdog, NULL, watch, w);
   if (r != 0)
     return error_set_errno (err, r, "thread");

@@ -33,6 +33,11 @@ int wire_open (const struct wire_options *options, struct blk **ret,
  */
 void wire_cancel (void *opaque);
 
+/* As blk_nbd_max_status, of the first connections; what came later may have
+ * less, and then answers for less.
+ */
+uint64_t wire_max_status (struct blk *blk);
+
 /* As blk_nbd_block_status_many, of lists that are empty. */
 int wire_block_status (struct blk *blk, const struct blk_nbd_range *ranges,
                        size_t nr, size_t nr_lists);

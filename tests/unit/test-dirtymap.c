@@ -142,6 +142,8 @@ test_huge (void **state)
 static struct fake {
   enum { ALL, SHORT, TWO_THIRDS, LISTS_DIFFER, NOTHING } answer;
   bool is_dense;                /* as dense as can be, all over */
+  bool is_clean;                /* likewise */
+  bool is_wide;                 /* has extended headers */
   unsigned fail_at;             /* the call that fails; 0 = none */
   unsigned nr_calls;
   size_t nr_ranges, most_ranges;
@@ -155,6 +157,8 @@ fake_value (uint64_t unit, size_t list)
   bool is_dense = fake.is_dense || unit / 16384 % 16 == 15;
   uint32_t x = (uint32_t) (unit * UINT64_C (2654435761) >> 7) >> (list * 3);
 
+  if (fake.is_clean)
+    return 0;
   if (list == 0)
     return is_dense ? (x & 1) * (EXTENT_ZERO | EXTENT_HOLE) : 0;
   return is_dense ? unit & 1 : unit % 100003 == 7;
@@ -228,6 +232,7 @@ check_map (uint64_t start, bool is_incremental)
   const struct dirty_map_options o = {
     .blk = &blk, .is_incremental = is_incremental, .cluster_size = UNIT,
     .start = start, .status = fake_status,
+    .max_status = fake.is_wide ? RANGE_MAX_SIZE : UINT32_MAX,
   };
   struct dirty_runs runs = VECTOR_INIT;
   struct error err = ERROR_INIT;
@@ -277,6 +282,32 @@ test_map (void **state)
   assert_true (fake.nr_ranges < 5 * NR_UNITS / 65536);
 }
 
+/* With extended headers: one request at a time, and few where little is to be
+ * said.
+ */
+static void
+test_map_wide (void **state)
+{
+  fake = (struct fake) { .answer = ALL, .is_wide = true, .is_clean = true };
+  check_map (0, true);
+  assert_int_equal (fake.nr_ranges, 2);
+  fake = (struct fake) { .answer = ALL, .is_wide = true };
+  check_map (0, true);
+  assert_int_equal (fake.most_ranges, 1);
+  assert_true (fake.nr_ranges < NR_UNITS / 65536);
+  fake = (struct fake) { .answer = ALL, .is_wide = true };
+  check_map (5 * UNIT, false);
+  fake = (struct fake) { .answer = TWO_THIRDS, .is_wide = true };
+  check_map (0, true);
+  fake = (struct fake) { .answer = LISTS_DIFFER, .is_wide = true };
+  check_map (NR_UNITS / 3 * UNIT, true);
+  fake = (struct fake) {
+    .answer = ALL, .is_dense = true, .is_wide = true,
+  };
+  check_map (0, true);
+  assert_true (fake.nr_ranges < 5 * NR_UNITS / 65536);
+}
+
 /* A server that answers for little at a time is not asked for everything again
  * and again.
  */
@@ -309,6 +340,7 @@ main (void)
     cmocka_unit_test (test_model),
     cmocka_unit_test (test_huge),
     cmocka_unit_test (test_map),
+    cmocka_unit_test (test_map_wide),
     cmocka_unit_test (test_map_short),
     cmocka_unit_test (test_map_fails),
   };
