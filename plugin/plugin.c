@@ -171,6 +171,8 @@ tidemark_config (const char *key, const char *value)
     r = add_address (SERVICE_CONTROL, value, &err);
   else if (strcmp (key, "backup") == 0)
     r = add_address (SERVICE_BACKUP, value, &err);
+  else if (strcmp (key, "max-connections") == 0)
+    r = service_set_max_connections (service, key, value, &err);
   else if (strcmp (key, "scratch-dir") == 0)
     r = set_scratch_dir (value, &err);
   else if (strcmp (key, "scratch-limit") == 0)
@@ -179,8 +181,9 @@ tidemark_config (const char *key, const char *value)
     r = service_set_tls (service, key, value, &err);
   else
     r = error_set (&err, EINVAL, "unknown parameter \"%s\" (disk, file, "
-                   "bitmap, control, backup, scratch-dir, scratch-limit, tls, "
-                   "tls-allow, tls-certificates, tls-psk or tls-verify-peer)",
+                   "bitmap, control, backup, max-connections, scratch-dir, "
+                   "scratch-limit, tls, tls-allow, tls-certificates, tls-psk "
+                   "or tls-verify-peer)",
                    key);
   return r < 0 ? config_failed (&err) : 0;
 }
@@ -212,6 +215,7 @@ tidemark_config_complete (void)
   "                           HOST:PORT.\n" \
   "backup=ADDRESS             NBD listener for backup clients, unix:PATH or\n" \
   "                           HOST:PORT.\n" \
+  "max-connections=NUMBER     Clients at once, of each of these two.\n" \
   "scratch-dir=DIR            Where old data goes during backups.\n" \
   "scratch-limit=SIZE         How much of it, per backup of a disk.\n" \
   "tls=off|on|require, tls-certificates=DIR, tls-psk=FILE,\n" \

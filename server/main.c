@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -64,6 +65,21 @@ open_signals (void)
     return -1;
   fd = signalfd (-1, &set, SFD_CLOEXEC);
   return fd;
+}
+
+/* Each connection and each disk takes a descriptor or two, of which the usual
+ * limit lets a program have 1024 unless it asks.
+ */
+static void
+raise_file_limit (void)
+{
+  struct rlimit limit;
+
+  if (getrlimit (RLIMIT_NOFILE, &limit) < 0)
+    return;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit (RLIMIT_NOFILE, &limit) < 0)
+    log_debug ("files: %s", strerror (errno));
 }
 
 /* The parent: returns the status to exit with. */
@@ -277,6 +293,7 @@ main (int argc, char *argv[])
   }
   is_verbose = options.is_verbose;
   log_set_debug (is_verbose);
+  raise_file_limit ();
   r = systemd_add_sockets (s, &err);
   if (r == 0 && !service_has_listeners (s)) {
     log_error ("nothing to serve: give --listen, --backup-listen or --control "

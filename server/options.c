@@ -21,8 +21,8 @@
 
 enum option_id {
   OPT_BACKUP_LISTEN = 256, OPT_BITMAP, OPT_CONTROL, OPT_DAEMON, OPT_DISK,
-  OPT_LISTEN, OPT_LONG_OPTIONS, OPT_PID_FILE, OPT_SCRATCH_DIR,
-  OPT_SCRATCH_LIMIT, OPT_SHORT_OPTIONS, OPT_TLS, OPT_TLS_ALLOW,
+  OPT_LISTEN, OPT_LONG_OPTIONS, OPT_MAX_CONNECTIONS, OPT_PID_FILE,
+  OPT_SCRATCH_DIR, OPT_SCRATCH_LIMIT, OPT_SHORT_OPTIONS, OPT_TLS, OPT_TLS_ALLOW,
   OPT_TLS_CERTIFICATES, OPT_TLS_PSK, OPT_TLS_VERIFY_PEER,
   OPT_HELP = 'h', OPT_VERBOSE = 'v', OPT_VERSION = 'V',
 };
@@ -43,6 +43,8 @@ static const struct option_text {
   { "help", OPT_HELP, NULL, "print this" },
   { "listen", OPT_LISTEN, "ADDRESS", "where the disks are served (NBD)" },
   { "long-options", OPT_LONG_OPTIONS, NULL, NULL },
+  { "max-connections", OPT_MAX_CONNECTIONS, "NUMBER",
+    "clients at once, of each kind of address" },
   { "pid-file", OPT_PID_FILE, "FILE", "write the process id when ready" },
   { "scratch-dir", OPT_SCRATCH_DIR, "DIR",
     "where old data goes while a backup is read" },
@@ -202,6 +204,8 @@ configure (struct service *s, const struct value *value, bool is_second,
   case OPT_TLS_PSK: return service_set_tls (s, "tls-psk", text, err);
   case OPT_TLS_VERIFY_PEER:
     return service_set_tls (s, "tls-verify-peer", "on", err);
+  case OPT_MAX_CONNECTIONS:
+    return service_set_max_connections (s, "--max-connections", text, err);
   case OPT_SCRATCH_DIR: return service_set_scratch_dir (s, text, err);
   case OPT_SCRATCH_LIMIT: return set_scratch_limit (s, text, err);
   }

@@ -78,6 +78,7 @@ DEFINE_VECTOR (conn_vector, struct qmp_conn *);
 struct qmp_server {
   /* Fixed after start. */
   struct service *service;
+  unsigned max_connections;
   struct fd_vector listeners;
   int wake_fd;                  /* eventfd: the accepting thread */
   pthread_t thread;
@@ -568,7 +569,7 @@ accept_connection (struct qmp_server *q, int listener)
     if (r == -EAGAIN || r == -EINTR || r == -ECONNABORTED)
       return;
   }
-  else if (reap_connections (q) >= QMP_MAX_CONNECTIONS) {
+  else if (reap_connections (q) >= q->max_connections) {
     refuse_connection (fd);
     return;
   }
@@ -596,7 +597,7 @@ accept_step (struct qmp_server *q, struct pollfd *fds)
     return errno == EINTR;
   if (fds[nr].revents)
     clear_wake (q->wake_fd);
-  is_full = reap_connections (q) >= QMP_MAX_CONNECTIONS;
+  is_full = reap_connections (q) >= q->max_connections;
   for (i = 0; i < nr; i++)
     if (fds[i].revents && !(is_full && evict_connection (q)))
       accept_connection (q, fds[i].fd);
@@ -624,13 +625,16 @@ accept_thread (void *opaque)
 }
 
 int
-qmp_server_new (struct service *service, struct qmp_server **ret)
+qmp_server_new (struct service *service, unsigned max_connections,
+                struct qmp_server **ret)
 {
   struct qmp_server *q = calloc (1, sizeof *q);
 
   if (q == NULL)
     return -ENOMEM;
   q->service = service;
+  q->max_connections = max_connections ? max_connections
+    : QMP_DEFAULT_MAX_CONNECTIONS;
   q->wake_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (q->wake_fd < 0) {
     int r = -errno;

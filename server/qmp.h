@@ -19,7 +19,7 @@
  * "{}," and that must not multiply QMP_MAX_REQUEST by 80.
  */
 #define QMP_MAX_VALUES 16384
-#define QMP_MAX_CONNECTIONS 32
+#define QMP_DEFAULT_MAX_CONNECTIONS 32
 #define QMP_MAX_BACKLOG (4 * 1024 * 1024)       /* bytes of unread output */
 
 struct qmp_server;
@@ -98,7 +98,9 @@ int qmp_bitmap_find_sources (struct qmp_call *call, struct disk *target_disk,
 struct job_event;
 void qmp_job_event (struct qmp_server *q, const struct job_event *event);
 
-int qmp_server_new (struct service *service, struct qmp_server **ret);
+/* max_connections 0 = the default. */
+int qmp_server_new (struct service *service, unsigned max_connections,
+                    struct qmp_server **ret);
 /* Takes ownership of fd, on failure too.  Before start. */
 int qmp_server_add_socket (struct qmp_server *q, int fd, struct error *err);
 int qmp_server_start (struct qmp_server *q, struct error *err);

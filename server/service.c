@@ -28,14 +28,19 @@
 #include "qmp.h"
 #include "qmp-args.h"
 #include "service.h"
+#include "size.h"
 #include "sockaddr.h"
 #include "specs.h"
 #include "tls-objects.h"
+
+/* Each has a thread or two. */
+#define MAX_CONNECTIONS 10000
 
 struct service {
   struct specs specs;
   char *scratch_dir;            /* NULL = cbw.h's default */
   uint64_t scratch_limit;
+  unsigned max_connections;     /* of each kind; 0 = the servers' defaults */
   struct nodes *nodes;          /* these disks and blockdev-add's */
   struct listeners *listeners;
   struct server_tls *tls;
@@ -111,6 +116,22 @@ int
 service_set_scratch_limit (struct service *s, uint64_t bytes)
 {
   s->scratch_limit = bytes;
+  return 0;
+}
+
+int
+service_set_max_connections (struct service *s, const char *what,
+                             const char *value, struct error *err)
+{
+  uint64_t n;
+  int r = size_parse (what, value, &n, err);
+
+  if (r < 0)
+    return r;
+  if (n < 1 || n > MAX_CONNECTIONS)
+    return error_set (err, EINVAL, "%s: '%s': must be from 1 to %d", what,
+                      value, MAX_CONNECTIONS);
+  s->max_connections = (unsigned) n;
   return 0;
 }
 
@@ -393,6 +414,7 @@ start_nbd_server (struct service *s, enum service_listener kind,
   const struct nbd_server_options options = {
     .exports = service_exports (s, kind), .tls = s->tls,
     .role = kind == SERVICE_BACKUP ? TLS_ROLE_BACKUP : TLS_ROLE_GUEST,
+    .max_connections = s->max_connections,
   };
   size_t i;
   int r, fd;
@@ -414,7 +436,7 @@ start_qmp_server (struct service *s, struct error *err)
   size_t i;
   int r, fd;
 
-  r = qmp_server_new (s, &s->qmp);
+  r = qmp_server_new (s, s->max_connections, &s->qmp);
   if (r < 0)
     return error_set_errno (err, -r, "control server");
   for (i = 0; i < listeners_nr (s->listeners) && r == 0; i++) {

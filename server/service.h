@@ -40,6 +40,11 @@ int service_add_bitmap (struct service *s, const char *spec,
 int service_set_scratch_dir (struct service *s, const char *dir,
                              struct error *err);
 int service_set_scratch_limit (struct service *s, uint64_t bytes);
+/* Clients at once on all addresses of a kind; the default is 100 each of live
+ * and backup and 32 of control.  what names the option in messages.
+ */
+int service_set_max_connections (struct service *s, const char *what,
+                                 const char *value, struct error *err);
 
 /* TLS over TCP: keys and values as server_tls_set. */
 int service_set_tls (struct service *s, const char *key, const char *value,

@@ -44,7 +44,7 @@ setup (void **state)
   snprintf (f->addr.path, sizeof f->addr.path, "%s/s", f->dir);
   assert_int_equal (sock_address_listen (&f->addr, fds, &err), 1);
   assert_int_equal (service_new (&f->service), 0);
-  assert_int_equal (qmp_server_new (f->service, &f->q), 0);
+  assert_int_equal (qmp_server_new (f->service, 0, &f->q), 0);
   assert_int_equal (qmp_server_add_socket (f->q, fds[0], &err), 0);
   assert_int_equal (qmp_server_start (f->q, &err), 0);
   *state = f;
