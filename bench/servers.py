@@ -11,6 +11,7 @@ import time
 HERE = os.path.dirname (os.path.abspath (__file__))
 sys.path.insert (0, os.path.join (HERE, "..", "tests"))
 from qmp_client import Qmp      # noqa: E402
+from tls_util import listening_ports    # noqa: E402
 
 START_LIMIT = 20                # seconds
 TICKS = os.sysconf ("SC_CLK_TCK")
@@ -33,14 +34,14 @@ def answers (path):
 class Server:
     """A process, its NBD socket, and what it costs."""
 
-    def __init__ (self, log, argv, sockets):
+    def __init__ (self, log, argv, sockets, **kwargs):
         self.command = show (argv)
         for s in sockets:       # nbdkit leaves its own
             if os.path.exists (s):
                 os.unlink (s)
         self.log = open (log, "w")
         self.process = subprocess.Popen (argv, stdout=self.log,
-                                         stderr=subprocess.STDOUT)
+                                         stderr=subprocess.STDOUT, **kwargs)
         deadline = time.monotonic () + START_LIMIT
         while not all (answers (s) for s in sockets):
             if self.process.poll () is not None or \
@@ -72,13 +73,20 @@ class Server:
         return (int (fields[11]) + int (fields[12])) / TICKS
 
     def memory (self):
-        """Bytes resident at most, file pages that others share left out."""
+        """Bytes resident at most."""
+        return self.status ("VmHWM")
+
+    def resident (self):
+        """Bytes resident now."""
+        return self.status ("VmRSS")
+
+    def status (self, name):
         value = {}
         with open ("/proc/%d/status" % self.process.pid) as f:
             for line in f:
                 key, _, rest = line.partition (":")
                 value[key] = rest.split ()
-        return int (value["VmHWM"][0]) * 1024
+        return int (value[name][0]) * 1024
 
 
 class NoServer:
@@ -117,6 +125,50 @@ class Plugin (Server):
     def end (self, session, success=True):
         with Qmp (self.control) as qmp:
             qmp.execute ("backup-end", {"id": session, "success": success})
+
+
+class Tidemarkd (Server):
+    """Disks DISK in files of that name; with is_tcp the live and the backup
+    listener on TCP, and, with TLS, one more for control."""
+
+    def __init__ (self, tools, work, disks, *options, is_tcp=False):
+        self.control = os.path.join (work, "tidemarkd.ctl")
+        self.backup = os.path.join (work, "tidemarkd.backup")
+        self.socket = os.path.join (work, "tidemarkd.nbd")
+        has_tls = any (o.startswith ("--tls") for o in options)
+        argv = [tools.tidemarkd, "--control", "unix:" + self.control,
+                "--scratch-dir", work, *options]
+        for d in disks:
+            argv += ["--disk", "%s,file=%s" % (d, os.path.join (work, d))]
+        if is_tcp:
+            argv += ["--listen", "127.0.0.1:0", "--backup-listen",
+                     "127.0.0.1:0"]
+            argv += ["--control", "127.0.0.1:0"] if has_tls else []
+        else:
+            argv += ["--listen", "unix:" + self.socket, "--backup-listen",
+                     "unix:" + self.backup]
+        super ().__init__ (os.path.join (work, "tidemarkd.log"), argv,
+                           [self.control])
+        if is_tcp:
+            ports = listening_ports (self.process.pid)
+            self.live_port = ports[0]
+            self.control_port = ports[-1]
+
+    def live (self, disk):
+        return "nbd+unix:///%s?socket=%s" % (disk, self.socket)
+
+
+class NbdkitTcp (Server):
+    """nbdkit's file plugin on a port of TCP, which it is given open."""
+
+    def __init__ (self, work, disk, *options):
+        with socket.create_server (("127.0.0.1", 0)) as s:
+            self.port = s.getsockname ()[1]
+            super ().__init__ (
+                os.path.join (work, "nbdkit.log"),
+                ["bash", "-c", 'exec 3<&%d; LISTEN_PID=$$ LISTEN_FDS=1 '
+                 'exec "$@"' % s.fileno (), "bash", "nbdkit", "-f", *options,
+                 "file", disk], [], pass_fds=[s.fileno ()])
 
 
 class NbdkitFile (Server):
