@@ -101,9 +101,9 @@ int dirty_prepare_freeze (struct dirty *d, struct dirty_bitmap *bm);
  */
 int dirty_freeze (struct dirty *d, struct dirty_bitmap *bm,
                   struct error *err);
-/* The same in two steps, for those that freeze bitmaps of many disks: in memory;
- * and in the store, which may be done by another thread.  If the second fails
- * the first is undone by dirty_merge_back.  [gate closed]
+/* The same in two steps, for those that freeze bitmaps of many disks: in
+ * memory; and in the store, which may be done by another thread.  If the second
+ * fails the first is undone by dirty_merge_back.  [gate closed]
  */
 int dirty_freeze_only (struct dirty *d, struct dirty_bitmap *bm,
                        struct error *err);

@@ -4,10 +4,10 @@
  *
  * The disk is asked for in pieces, of which several are under way at once, so
  * that a far server's map comes in a few round trips; from a server with
- * extended headers in one piece that is as large.  How much is asked for at once
- * follows what the last answers held: all their extents together are bounded,
- * and what comes after a piece whose answer is short is dropped and asked for
- * again, which must not happen often.
+ * extended headers in one piece that is as large.  How much is asked for at
+ * once follows what the last answers held: all their extents together are
+ * bounded, and what comes after a piece whose answer is short is dropped and
+ * asked for again, which must not happen often.
  *
  * I7: in a dirty context doubt is dirty or an error, never clean.  A reply
  * that covers less than was asked for is asked on from where its shortest
