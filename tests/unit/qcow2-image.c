@@ -94,6 +94,16 @@ file_of (struct blk *blk)
   return ((struct file_blk *) blk)->f;
 }
 
+/* What is behind its end may not be zero any more. */
+static void
+use (struct file *f, uint64_t end)
+{
+  uint64_t used = atomic_load (&f->used);
+
+  while (used < end && !atomic_compare_exchange_weak (&f->used, &used, end))
+    ;
+}
+
 static int
 file_close (struct blk *blk)
 {
@@ -116,6 +126,7 @@ file_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
 {
   struct change c = { .what = CHANGE_WRITE, .off = off, .len = len };
 
+  use (file_of (blk), off + len);
   memcpy (file_of (blk)->bytes + off, buf, len);
   record (file_of (blk), &c, buf);
   return 0;
@@ -137,6 +148,7 @@ file_trim (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
 {
   struct change c = { .what = CHANGE_TRIM, .off = off, .len = len };
 
+  use (file_of (blk), off + len);
   change_apply (&c, file_of (blk)->bytes, &file_of (blk)->size);
   record (file_of (blk), &c, NULL);
   return 0;
@@ -161,6 +173,8 @@ file_resize (struct blk *blk, uint64_t size)
     return -ENOTSUP;
   if (size > f->capacity)
     return -EFBIG;
+  /* A file is made much longer in advance and cut off at the end. */
+  f->size = MIN (f->size, MAX (atomic_load (&f->used), size));
   change_apply (&c, f->bytes, &f->size);
   record (f, &c, NULL);
   atomic_store (&blk->size, size);
@@ -184,6 +198,7 @@ file_node (struct file *f)
   struct file_blk *b = calloc (1, sizeof *b);
 
   b->f = f;
+  use (f, f->size);
   if (blk_init (&b->blk, &file_driver, "file", NULL,
                 f->is_device ? f->capacity : f->size,
                 BLK_CAN_TRIM | BLK_CAN_ZERO | BLK_CAN_FAST_ZERO) < 0)

@@ -25,6 +25,8 @@ struct change {
 struct file {
   uint8_t *bytes;
   uint64_t size, capacity;
+  _Atomic uint64_t used;        /* behind it all is zero, while there is a
+                                   node */
   bool is_recording;
   struct change *changes;
   size_t nr_changes;

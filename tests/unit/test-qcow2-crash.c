@@ -46,7 +46,7 @@
 #if defined __SANITIZE_THREAD__
 enum { STATES = 1, STRIDE = 5 };
 #elif defined __SANITIZE_ADDRESS__
-enum { STATES = 1, STRIDE = 2 };
+enum { STATES = 1, STRIDE = 5 };
 #else
 enum { STATES = 3, STRIDE = 1 };
 #endif
