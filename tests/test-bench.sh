@@ -3,7 +3,7 @@
 # Every case of the benchmark runs, and its JSON has all contestants.  What it
 # measures is not looked at.
 . ./functions.sh
-requires nbdkit nbdcopy qemu-img qemu-nbd qemu-storage-daemon python3
+requires nbdkit nbdcopy qemu-img qemu-nbd qemu-storage-daemon python3 certtool
 
 timeout 270 "$top_srcdir/bench/bench" all --runs 1 --size $((16 << 20)) \
     --count 2000 --build "$top_builddir" --dir "$tmp" --json "$tmp/r.json" \
@@ -23,7 +23,12 @@ for case in full far-incremental very-far-incremental incremental write \
         fail "$case: $(cat "$tmp/got")"
     grep -q "^$case:" "$tmp/out" || fail "no table of $case"
 done
-for case in store-open store-point store-bytes far-clean; do
+grep -q "'tls-full': \[([^]]*True), ([^]]*True), ([^]]*True), ([^]]*True)\]" \
+    "$tmp/got" || fail "tls-full: $(cat "$tmp/got")"
+grep -q "'tls-idle': \[('tidemarkd, TLS', [^]]*'nbdkit --tls', " "$tmp/got" ||
+    fail "tls-idle: $(cat "$tmp/got")"
+for case in store-open store-point store-bytes far-clean point-200 \
+        idle-clients; do
     grep -q "'$case': \[('tidemark', " "$tmp/got" ||
         fail "$case: $(cat "$tmp/got")"
 done
