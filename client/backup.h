@@ -103,15 +103,15 @@ json_t *backup_modes_to_json (const struct options *options);
 /* What it has become: "incremental", "full", "differential", "copy". */
 const char *backup_disk_mode (const struct backup_disk *d);
 
-/* Connect to the control socket, take the point, and again with mode full for
- * disks whose base is not what their chain needs.
+/* backup-begin.c.  Connect to the control socket, take the point, and again
+ * with mode full for disks whose base is not what their chain needs.
  */
 int backup_begin_session (struct backup_run *run, struct error *err);
 
-/* Go on with the session of a run that has not ended, if it is there, and with
- * what that has left, if this one is to do the same.  1: the session goes on.
- * 0: there is nothing, or nothing that can be gone on with, and that has been
- * said and removed.  -errno.
+/* resume.c.  Go on with the session of a run that has not ended, if it is
+ * there, and with what that has left, if this one is to do the same.  1: the
+ * session goes on.  0: there is nothing, or nothing that can be gone on with,
+ * and that has been said and removed.  -errno.
  */
 int backup_resume (struct backup_run *run, struct error *err);
 /* Write down what backup_resume has to know: before the session is begun, and
@@ -119,14 +119,19 @@ int backup_resume (struct backup_run *run, struct error *err);
  */
 int backup_note_run (struct backup_run *run, struct error *err);
 
-/* What the server answered to backup-begin or backup-attach: fills the run's
- * disks and opens their chains.
+/* backup-answer.c.  What the server answered to backup-begin or backup-attach:
+ * fills the run's disks and opens their chains.
  */
 int backup_parse_answer (struct backup_run *run, const json_t *o,
                          struct error *err);
+/* Of backup-begin: is it about what was asked for? */
+int backup_check_answer (const struct backup_run *run, struct error *err);
+/* The chain of a disk that has a name; and the number of the next backup. */
+int backup_open_chain (struct backup_run *run, struct backup_disk *d,
+                       struct error *err);
 
-/* Pull one disk: its manifest is filled, its files are complete, synced and
- * named ".partial".
+/* backup-pull.c.  Pull one disk: its manifest is filled, its files are
+ * complete, synced and named ".partial".
  */
 int backup_pull_disk (struct backup_run *run, struct backup_disk *d,
                       struct error *err);
@@ -137,24 +142,26 @@ int backup_refuse (const struct backup_disk *d, struct error *err);
 /* True if the disk's incremental fits no chain; its reason says why. */
 bool backup_is_misfit (struct backup_disk *d);
 
-/* Of a plain NBD server: how the chain and the options decide the disk's mode;
- * and, when its export is open, how its size does.
+/* backup-nbd.c.  Of a plain NBD server: how the chain and the options decide
+ * the disk's mode; and, when its export is open, how its size does.
  */
 int backup_decide_nbd (struct backup_run *run, struct backup_disk *d,
                        struct error *err);
 int backup_check_size (struct backup_run *run, struct backup_disk *d,
                        struct blk *source, struct error *err);
 
-/* --estimate: print what a run into the repository at path would pull. */
+/* estimate.c.  --estimate: print what a run into the repository at path would
+ * pull.
+ */
 int backup_estimate (struct backup_run *run, const char *path,
                      enum source_kind kind, struct error *err);
 
 /* The one disk of a plain NBD server, named by --disk. */
 int backup_begin_nbd (struct backup_run *run, struct error *err);
 
-/* Tell the server how it ended; of a success, which bitmaps are not to count
- * from here: those of disks that have failed, or are asides.  No session:
- * nothing to do.
+/* backup-end.c.  Tell the server how it ended; of a success, which bitmaps are
+ * not to count from here: those of disks that have failed, or are asides.  No
+ * session: nothing to do.
  */
 int backup_end_session (struct backup_run *run, bool is_success,
                         struct error *err);
