@@ -8,6 +8,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <time.h>
 
 #include "bandwidth.h"
@@ -21,15 +22,16 @@
 int64_t
 bandwidth_take (struct bandwidth *b, uint64_t len, int64_t now)
 {
-  int64_t wait;
+  int64_t cost, from, full_at;
 
   if (b->rate == 0)
     return 0;
-  b->full_at = MAX (b->full_at, now);
-  wait = b->full_at - now - BANDWIDTH_BURST_NS;
-  b->full_at += (int64_t) ((double) len / (double) b->rate
-                           * (double) NS_PER_S);
-  return MAX (wait, 0);
+  cost = (int64_t) ((double) len / (double) b->rate * (double) NS_PER_S);
+  full_at = atomic_load (&b->full_at);
+  do
+    from = MAX (full_at, now);
+  while (!atomic_compare_exchange_weak (&b->full_at, &full_at, from + cost));
+  return MAX (from - now - BANDWIDTH_BURST_NS, 0);
 }
 
 int

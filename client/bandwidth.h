@@ -10,14 +10,14 @@
 
 struct bandwidth {
   uint64_t rate;                /* bytes per second; 0 = no limit */
-  int64_t full_at;              /* ns: when the bucket is full again */
+  _Atomic int64_t full_at;      /* ns: when the bucket is full again */
 };
 
 /* What fits in the bucket, as time. */
 #define BANDWIDTH_BURST_NS INT64_C (100000000)
 
 /* Take len bytes at the time now (ns, any clock that does not go backwards):
- * for how many ns to wait before they are moved.  One thread at a time.
+ * for how many ns to wait before they are moved.  Any thread.
  */
 int64_t bandwidth_take (struct bandwidth *b, uint64_t len, int64_t now);
 

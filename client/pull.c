@@ -102,8 +102,14 @@ static int
 wait_turn (struct pull *p, uint64_t len)
 {
   const struct pull_options *o = p->options;
-  int r = bandwidth_wait (o->bandwidth, len, o->cancel);
+  const bool is_held = o->hold && o->bandwidth->rate > 0;
+  int r;
 
+  if (is_held)
+    o->hold (o->source, true);
+  r = bandwidth_wait (o->bandwidth, len, o->cancel);
+  if (is_held)
+    o->hold (o->source, false);
   return r < 0 ? r : 1;
 }
 
@@ -177,6 +183,31 @@ pull_done (void *opaque, const struct copy_item *item)
     (void) sync_file_range (p->image_fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
+/* With a limit of bandwidth an item is an eighth of a second's at most, if
+ * clusters are not longer.
+ */
+static size_t
+item_size (const struct pull_options *o)
+{
+  const uint64_t rate = o->bandwidth->rate;
+  uint64_t size = MAX_ITEM;
+
+  while (rate > 0 && size > rate / 8)
+    size /= 2;
+  return (size_t) MAX (size, o->cluster_size);
+}
+
+/* What comes faster than it may be asked for needs no more in flight than half
+ * a second's; whoever waits for his turn handles nothing meanwhile.
+ */
+static uint64_t
+memory_size (const struct pull_options *o)
+{
+  const uint64_t rate = o->bandwidth->rate;
+
+  return rate > 0 ? MIN (o->memory, MAX (rate / 2, 1)) : o->memory;
+}
+
 static int
 copy_all (struct pull *p, struct copy_stats *stats, struct error *err)
 {
@@ -191,7 +222,7 @@ copy_all (struct pull *p, struct copy_stats *stats, struct error *err)
     .target_is_zero = !p->options->backing,
     .compress = p->options->compress,
     .nr_threads = p->options->nr_threads,
-    .memory = p->options->memory,
+    .memory = memory_size (p->options),
     .cancel = p->options->cancel,
   };
   int r = p->options->save ? pull_save_start (p, err) : 0;
@@ -269,7 +300,7 @@ run_once (const struct pull_options *options, const struct sums_state *resume,
 {
   struct pull p = { .options = options, .image_fd = -1, .sums_fd = -1,
                     .resume = resume,
-                    .max_item = MAX (MAX_ITEM, options->cluster_size) };
+                    .max_item = item_size (options) };
   int r;
 
   lock_init (&p.lock, LOCK_RANK_LEAF);

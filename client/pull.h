@@ -34,6 +34,8 @@ struct pull_options {
   uint64_t memory;              /* bytes, for the buffers of the copy engine */
   const volatile bool *cancel;
   struct bandwidth *bandwidth;  /* of what is read */
+  /* Unless NULL: told of waits for the bandwidth, as wire_hold. */
+  void (*hold) (struct blk *source, bool is_held);
   /* How to ask for the map, as blk_nbd_block_status_many; NULL = that. */
   int (*status) (struct blk *blk, const struct blk_nbd_range *ranges,
                  size_t nr, size_t nr_lists);

@@ -13,7 +13,8 @@
  * If one connection of a line is lost all are cut, so that its users come back
  * soon.  Reads that have arrived were handed on; a stream asks again only for
  * those in flight.  A watchdog thread cuts a line on which nothing arrives
- * though somebody waits.
+ * though somebody waits, and nobody is held up by something else, as a limit of
+ * bandwidth or a slow disk.
  *
  * Lost connections are not failed reads, so the drivers of the lines are called
  * past the choke point, which would log each of them.
@@ -22,7 +23,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -32,7 +32,6 @@
 #include "blk-nbd.h"
 #include "cleanup.h"
 #include "clock.h"
-#include "interrupt.h"
 #include "lock.h"
 #include "log.h"
 #include "progress.h"
@@ -62,6 +61,7 @@ struct wire {
 
   /* Atomic. */
   _Atomic int64_t arrived;      /* ms: when something last did */
+  _Atomic unsigned nr_held;     /* threads of wire_hold */
 
   struct lock lock;
   pthread_cond_t cond;          /* state or is_closing changed */
@@ -90,6 +90,24 @@ static void
 note_arrival (struct wire *w)
 {
   atomic_store_explicit (&w->arrived, clock_ms (), memory_order_relaxed);
+}
+
+void
+wire_hold (struct blk *blk, bool is_held)
+{
+  struct wire *w = wire_of (blk);
+
+  if (is_held)
+    atomic_fetch_add (&w->nr_held, 1);
+  note_arrival (w);
+  if (!is_held)
+    atomic_fetch_sub (&w->nr_held, 1);
+}
+
+static int
+cancelled (const struct wire *w, struct error *err)
+{
+  return error_set (err, ECANCELED, "%s: cancelled", w->uri);
 }
 
 /* A read's or a request's error that means that the connection is gone; what
@@ -144,15 +162,20 @@ connect_once (struct wire *w, struct line **ret, struct error *err)
   return r;
 }
 
-/* False: interrupted. */
+/* False: wire_cancel. */
 static bool
 wait_delay (struct wire *w)
 {
-  struct pollfd fd = { .fd = interrupt_fd (), .events = POLLIN };
+  const int64_t end = clock_ms () + w->delay_ms;
+  const struct timespec ts = {
+    .tv_sec = end / 1000, .tv_nsec = end % 1000 * 1000000,
+  };
 
-  poll (&fd, 1, (int) w->delay_ms);
   w->delay_ms = MIN (w->delay_ms * 2, MAX_DELAY_MS);
-  return fd.revents == 0 && !interrupt_is_set ();
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
+  while (w->state != GIVEN_UP && lock_wait_until (&w->lock, &w->cond, &ts))
+    ;
+  return w->state != GIVEN_UP;
 }
 
 static int
@@ -176,7 +199,7 @@ try_until (struct wire *w, struct line **ret, struct error *err)
                         " and could not be had again within %u s: %s",
                         w->options.retry, last.msg);
     if (!wait_delay (w))
-      return interrupt_error (err);
+      return cancelled (w, err);
   }
 }
 
@@ -200,7 +223,7 @@ connect_again (struct wire *w)
     log_warning ("%s: the connection is lost; trying to go on", w->uri);
     /* Nothing has come over the last one either. */
     if (!is_first && !wait_delay (w))
-      r = interrupt_error (&why);
+      r = cancelled (w, &why);
     else
       r = try_until (w, &line, &why);
   }
@@ -303,14 +326,17 @@ static int
 stream_done (void *opaque, struct blk_read *read, int error)
 {
   struct stream *st = opaque;
+  int r;
 
   if (is_loss (error)) {
     st->again[st->nr_again++] = *read;
     st->is_lost = true;
     return 0;
   }
-  note_arrival (st->w);
-  return st->ops->done (st->opaque, read, error);
+  wire_hold (&st->w->blk, true);
+  r = st->ops->done (st->opaque, read, error);
+  wire_hold (&st->w->blk, false);
+  return r;
 }
 
 static const struct blk_stream_ops stream_ops = {
@@ -449,6 +475,8 @@ watch (void *opaque)
       .tv_sec = next / 1000, .tv_nsec = next % 1000 * 1000000,
     };
     lock_wait_until (&w->lock, &w->cond, &ts);
+    if (atomic_load (&w->nr_held) > 0)
+      note_arrival (w);
     if (w->state == CONNECTED && w->line->users > 1
         && clock_ms () - atomic_load (&w->arrived) > timeout) {
       blk_nbd_cancel (w->line->blk);
@@ -467,8 +495,7 @@ wire_cancel (void *opaque)
   if (w->state == GIVEN_UP)
     return;
   w->state = GIVEN_UP;
-  w->error = -ECANCELED;
-  interrupt_error (&w->why);
+  w->error = cancelled (w, &w->why);
   if (w->line)
     blk_nbd_cancel (w->line->blk);
   pthread_cond_broadcast (&w->cond);

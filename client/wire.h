@@ -38,6 +38,11 @@ void wire_cancel (void *opaque);
  */
 uint64_t wire_max_status (struct blk *blk);
 
+/* What is going on is held up, or is not any more, by something else than the
+ * server, whose silence is no loss meanwhile.  A thread holds once at a time.
+ */
+void wire_hold (struct blk *blk, bool is_held);
+
 /* As blk_nbd_block_status_many, of lists that are empty. */
 int wire_block_status (struct blk *blk, const struct blk_nbd_range *ranges,
                        size_t nr, size_t nr_lists);

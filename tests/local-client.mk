@@ -61,3 +61,6 @@ SCRIPT_TESTS += test-client-memory.sh
 endif
 EXTRA_DIST += client_world.py client-ends.py client-resume-more.py
 SCRIPT_TESTS += test-client-resume-more.sh
+UNIT_TESTS += unit/test-wire
+unit_test_wire_SOURCES = unit/test-wire.c
+unit_test_wire_LDADD = $(client_ldadd)
