@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -146,52 +147,75 @@ struct saving {
   const struct backup_disk *disk;
 };
 
+static struct journal_key
+journal_key (const struct backup_run *run, const struct backup_disk *d)
+{
+  return (struct journal_key) {
+    .disk = d->name, .number = d->number, .is_full = !d->is_incremental,
+    .session = run->point, .cluster_size = run->cluster_size,
+  };
+}
+
 static int
 save (void *opaque, const struct sums_state *state, struct error *err)
 {
   const struct saving *s = opaque;
-  const struct manifest *m = s->disk->manifest;
-  const struct journal j = {
-    .session = s->run->point, .cluster_size = m->cluster_size, .sums = *state,
-  };
+  const struct journal_key key = journal_key (s->run, s->disk);
+  const struct journal j = { .sums = *state };
 
-  return journal_write (s->disk->chain->dirfd, m->number, m->is_full, &j,
-                        err);
+  return journal_write (s->disk->chain->dirfd, &key, &j, err);
 }
 
 static int
 save_complete (const struct backup_run *run, const struct backup_disk *d,
                struct error *err)
 {
+  const struct journal_key key = journal_key (run, d);
   const struct manifest *m = d->manifest;
   struct journal j = {
-    .session = run->point, .cluster_size = m->cluster_size,
     .is_complete = true, .data_bytes = m->data_bytes,
     .zero_bytes = m->zero_bytes, .image_bytes = m->image_bytes,
     .finished = m->finished,
   };
 
   memcpy (j.root, m->root, sizeof j.root);
-  return journal_write (d->chain->dirfd, m->number, m->is_full, &j, err);
+  return journal_write (d->chain->dirfd, &key, &j, err);
 }
 
-/* What an interrupted run has left of this disk.  False: nothing that can be
- * gone on with.
- */
-static bool
-find_journal (const struct backup_run *run, const struct backup_disk *d,
-              struct journal *ret)
+/* The files are complete: are they still as the journal says? */
+static int
+check_files (const struct backup_disk *d, const struct journal *j,
+             struct error *err)
 {
-  struct error e = ERROR_INIT;
-  int r;
+  static const char *const suffixes[] = { ".qcow2.partial", ".sums.partial" };
+  char name[BACKUP_NAME_MAX];
+  struct stat st;
+  size_t i;
 
-  if (!run->is_resumed)
-    return false;
-  r = journal_read (d->chain->dirfd, d->number, !d->is_incremental, ret, &e);
-  if (r < 0 && r != -ENOENT)
-    log_warning ("%s/%s", d->chain->folder, e.msg);
-  return r == 0 && point_id_is_equal (&ret->session, &run->point)
-    && ret->cluster_size == run->cluster_size;
+  for (i = 0; i < 2; i++) {
+    backup_name (d->number, !d->is_incremental, suffixes[i], name);
+    if (fstatat (d->chain->dirfd, name, &st, 0) < 0)
+      return error_set_errno (err, errno, "%s", name);
+    if (i == 0 && (uint64_t) st.st_size != j->image_bytes)
+      return error_set (err, EBADMSG, "%s is not as it was", name);
+  }
+  return 0;
+}
+
+int
+backup_find_journal (const struct backup_run *run, const struct backup_disk *d,
+                     struct journal *ret, struct error *err)
+{
+  const struct journal_key key = journal_key (run, d);
+  int r = journal_read (d->chain->dirfd, &key, ret, err);
+
+  if (r == -ENOENT)
+    return 0;
+  if (r == 0 && ret->is_complete)
+    r = check_files (d, ret, err);
+  if (r < 0)
+    error_prefix (err, "%s", d->chain->folder);
+  return r < 0 ? r : 1;
 }
 
 static void
@@ -355,13 +379,17 @@ backup_pull_disk (struct backup_run *run, struct backup_disk *d,
 {
   struct journal journal;
   struct blk *source;
-  bool has_journal;
-  int r;
+  bool has_journal = false;
+  int r = 0;
 
   if (d->number > BACKUP_MAX_NUMBER)
     return error_set (err, EOVERFLOW, "%s: the chain is full (%d backups)",
                       d->chain->folder, BACKUP_MAX_NUMBER);
-  has_journal = find_journal (run, d, &journal);
+  if (run->is_resumed)
+    r = backup_find_journal (run, d, &journal, err);
+  if (r < 0)
+    return r;
+  has_journal = r > 0;
   if (has_journal && journal.is_complete)
     return take_complete (run, d, &journal, err);
   r = open_source (run, d, &source, err);

@@ -136,6 +136,15 @@ int backup_open_chain (struct backup_run *run, struct backup_disk *d,
 int backup_pull_disk (struct backup_run *run, struct backup_disk *d,
                       struct error *err);
 
+/* What an interrupted run has written down of the disk: 1; 0 if there is
+ * nothing, so that nothing has been trimmed from the session either; -errno if
+ * it, or what it speaks of, is damaged.
+ */
+struct journal;
+int backup_find_journal (const struct backup_run *run,
+                         const struct backup_disk *d, struct journal *ret,
+                         struct error *err);
+
 /* An error: the incremental that was asked for is not possible, for reason. */
 int backup_refuse (const struct backup_disk *d, struct error *err);
 

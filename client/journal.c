@@ -89,7 +89,7 @@ complete_to_json (const struct journal *j)
 }
 
 int
-journal_write (int dirfd, unsigned number, bool is_full,
+journal_write (int dirfd, const struct journal_key *key,
                const struct journal *j, struct error *err)
 {
   char name[BACKUP_NAME_MAX], new_name[BACKUP_NAME_MAX];
@@ -97,15 +97,16 @@ journal_write (int dirfd, unsigned number, bool is_full,
   json_t *o;
   int r;
 
-  point_id_format (&j->session, id);
-  o = json_pack ("{s:s, s:i, s:s, s:i, s:o}",
+  point_id_format (&key->session, id);
+  o = json_pack ("{s:s, s:i, s:s, s:i, s:s, s:i, s:o}",
                  "format", JOURNAL_FORMAT, "version", JOURNAL_VERSION,
-                 "session", id, "cluster-size", (int) j->cluster_size,
+                 "disk", key->disk, "number", (int) key->number,
+                 "session", id, "cluster-size", (int) key->cluster_size,
                  j->is_complete ? "complete" : "progress",
                  j->is_complete ? complete_to_json (j)
                  : progress_to_json (j));
-  backup_name (number, is_full, ".journal.partial", name);
-  backup_name (number, is_full, ".journal.new.partial", new_name);
+  backup_name (key->number, key->is_full, ".journal.partial", name);
+  backup_name (key->number, key->is_full, ".journal.new.partial", new_name);
   r = replace (dirfd, name, new_name, o);
   return r < 0 ? error_set_errno (err, -r, "%s", name) : 0;
 }
@@ -144,41 +145,63 @@ parse_complete (const json_t *o, struct journal *j)
   return true;
 }
 
+/* What makes it another one's, or NULL. */
+static const char *
+find_mismatch (const json_t *o, const struct journal_key *key)
+{
+  const char *format = json_string_value (json_object_get (o, "format"));
+  const char *disk = json_string_value (json_object_get (o, "disk"));
+  const char *id = json_string_value (json_object_get (o, "session"));
+  struct point_id session;
+  uint64_t n;
+
+  if (!format || strcmp (format, JOURNAL_FORMAT) != 0)
+    return "it is no journal";
+  if (!json_get_size (o, "version", &n) || n != JOURNAL_VERSION)
+    return "it is of another version";
+  if (!disk || strcmp (disk, key->disk) != 0)
+    return "it is another disk's";
+  if (!json_get_size (o, "number", &n) || n != key->number)
+    return "it is another backup's";
+  if (!id || point_id_parse (id, &session) < 0
+      || !point_id_is_equal (&session, &key->session))
+    return "it is of another session";
+  if (!json_get_size (o, "cluster-size", &n) || n != key->cluster_size)
+    return "it is of another cluster size";
+  return NULL;
+}
+
 static bool
 parse (const json_t *o, struct journal *j)
 {
-  const char *format = json_string_value (json_object_get (o, "format"));
-  const char *id = json_string_value (json_object_get (o, "session"));
   const json_t *complete = json_object_get (o, "complete");
-  uint64_t version, cluster_size;
 
-  if (!format || strcmp (format, JOURNAL_FORMAT) != 0
-      || !json_get_size (o, "version", &version) || version != JOURNAL_VERSION
-      || !id || point_id_parse (id, &j->session) < 0
-      || !json_get_size (o, "cluster-size", &cluster_size))
-    return false;
-  j->cluster_size = (uint32_t) cluster_size;
   j->is_complete = complete != NULL;
   return complete ? parse_complete (complete, j)
     : parse_progress (json_object_get (o, "progress"), j);
 }
 
 int
-journal_read (int dirfd, unsigned number, bool is_full, struct journal *ret,
+journal_read (int dirfd, const struct journal_key *key, struct journal *ret,
               struct error *err)
 {
+  const char *mismatch = NULL;
   char name[BACKUP_NAME_MAX];
   json_t *o;
   int r;
 
-  backup_name (number, is_full, ".journal.partial", name);
+  backup_name (key->number, key->is_full, ".journal.partial", name);
   o = load (dirfd, name, JOURNAL_MAX, &r);
   if (r == -ENOENT)
     return r;
   memset (ret, 0, sizeof *ret);
-  if (o && !parse (o, ret))
+  if (o)
+    mismatch = find_mismatch (o, key);
+  if (o && (mismatch || !parse (o, ret)))
     r = -EBADMSG;
   json_decref (o);
+  if (mismatch)
+    return error_set (err, EBADMSG, "%s: %s", name, mismatch);
   return r < 0 ? error_set_errno (err, -r, "%s", name) : 0;
 }
 

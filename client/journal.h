@@ -14,10 +14,17 @@
 #include "point.h"
 #include "sums.h"
 
-/* How far the pull of one disk has come. */
-struct journal {
+/* Whose journal it is. */
+struct journal_key {
+  const char *disk;
+  unsigned number;
+  bool is_full;
   struct point_id session;
   uint32_t cluster_size;
+};
+
+/* How far the pull of one disk has come. */
+struct journal {
   bool is_complete;             /* image and checksum file are, and synced */
   /* Not complete: clusters before sums.next are in image and checksum file;
    * what else the image holds is right too.
@@ -32,10 +39,12 @@ struct journal {
 /* Replace NAME.journal.partial in the folder; what it speaks of has been
  * synced.  0 or -errno with *err set.
  */
-int journal_write (int dirfd, unsigned number, bool is_full,
+int journal_write (int dirfd, const struct journal_key *key,
                    const struct journal *j, struct error *err);
-/* -ENOENT without a message if there is none. */
-int journal_read (int dirfd, unsigned number, bool is_full,
+/* -ENOENT without a message if there is none; -EBADMSG if it is damaged, or
+ * another one's.
+ */
+int journal_read (int dirfd, const struct journal_key *key,
                   struct journal *ret, struct error *err);
 
 /* The run: REPO/run.partial, any JSON object.  Replace it, and sync. */

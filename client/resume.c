@@ -70,7 +70,10 @@ backup_note_run (struct backup_run *run, struct error *err)
   return r;
 }
 
-/* Is every disk of the set as the old run had it?  Its reasons are kept. */
+/* Is every disk of the set as the old run had it?  Its reasons are kept.  What
+ * is stored may have been trimmed from the session: one whose journal is no good
+ * cannot be pulled again at this point.
+ */
 static bool
 take_disks (struct backup_run *run, const json_t *disks, char reason[256])
 {
@@ -80,6 +83,8 @@ take_disks (struct backup_run *run, const json_t *disks, char reason[256])
     struct backup_disk *d = &run->disks[i];
     const json_t *o = NULL;
     const char *name = NULL, *mode, *why;
+    struct error e = ERROR_INIT;
+    struct journal journal;
 
     for (j = 0; j < json_array_size (disks); j++) {
       o = json_array_get (disks, j);
@@ -105,12 +110,16 @@ take_disks (struct backup_run *run, const json_t *disks, char reason[256])
                 "the repository has changed since");
       return false;
     }
+    if (backup_find_journal (run, d, &journal, &e) < 0) {
+      snprintf (reason, 256, "%.250s", e.msg);
+      return false;
+    }
   }
   return true;
 }
 
 /* An interrupted run of this repository may have begun a session and not have
- * written down which.  It is one that uses the bitmap that is named after the
+ * written down which, or what it has cannot be read any more.  It is one that uses the bitmap that is named after the
  * repository, which is locked: it has no client any more.
  */
 static void
@@ -280,10 +289,10 @@ backup_resume (struct backup_run *run, struct error *err)
   if (r < 0)
     snprintf (reason, sizeof reason, "run.partial cannot be read: %s",
               strerror (-r));
-  if (r < 0 || !is_begun (o)) {
+  if (r == 0 && !is_begun (o))
     end_unnoted (run);
+  else if (r < 0)
     r = 0;
-  }
   else
     r = attach (run, o, reason, err);
   json_decref (o);
@@ -302,7 +311,9 @@ backup_resume (struct backup_run *run, struct error *err)
     progress_say ("the backup that an interrupted run left cannot be gone on "
                   "with: %s", reason);
     progress_event ("not-resumed", json_pack ("{s:s}", "reason", reason));
-    if (backup_end_session (run, false, &e) < 0)
+    if (!run->session[0])
+      end_unnoted (run);
+    else if (backup_end_session (run, false, &e) < 0)
       log_warning ("its session could not be ended: %s", e.msg);
   }
   backup_free_disks (run);

@@ -5,9 +5,14 @@ is cut in its second disk, a level of compression, damaged journals, a client
 that dies before it has noted its session or in the commit.
 """
 import glob
+import hashlib
+import json
 import os
+import shutil
 import signal
 import sys
+import threading
+import time
 
 from client_world import World
 from tidemarkd_util import TIMEOUT, check, check_equal, fail
@@ -24,6 +29,29 @@ def kill_at(w, size, *options):
     p.communicate(timeout=TIMEOUT)
     check_equal(p.returncode, -signal.SIGKILL, "status")
     w.data.cut()
+
+
+def kill_with_journal(w):
+    """Killed when vda is complete and vdb has a journal: nothing more comes
+    until that is there."""
+    reached = threading.Event()
+
+    def stall():
+        w.data.stall()
+        reached.set()
+
+    w.data.at = (w.data.down + SIZE * 3 // 2, stall)
+    p = w.client()
+    check(reached.wait(TIMEOUT), "it does not get on")
+    end = time.monotonic() + TIMEOUT
+    while not glob.glob(w.repo + "/vdb/*[0-9]-inc.journal.partial"):
+        check(time.monotonic() < end, "no journal")
+        time.sleep(0.02)
+    p.send_signal(signal.SIGKILL)
+    p.communicate(timeout=TIMEOUT)
+    check_equal(p.returncode, -signal.SIGKILL, "status")
+    w.data.cut()
+    w.data.go()
 
 
 def fill(w):
@@ -48,7 +76,7 @@ def names(events):
 
 def cut_in_the_second(w):
     point = fill(w)
-    kill_at(w, SIZE * 3 // 2)
+    kill_with_journal(w)
     w.write("vda", 0, M)
     w.write("vdb", 0, M)
     start = w.data.down
@@ -63,19 +91,66 @@ def cut_in_the_second(w):
     check_stored(w, point, "cut in the second disk")
 
 
-def damaged_journal(w, damage):
-    point = fill(w)
-    kill_at(w, SIZE * 3 // 2)
+def journal_of(w, disk):
     # A kill may leave the next one, half written, beside it.
-    journal, = [n for n in os.listdir(w.repo + "/vdb")
-                if n.endswith(".journal.partial")]
-    damage(w.repo + "/vdb/" + journal)
+    name, = [n for n in os.listdir(w.repo + "/" + disk)
+             if n.endswith(".journal.partial")]
+    return "%s/%s/%s" % (w.repo, disk, name)
+
+
+def damaged_journal(w, damage, what):
+    """vda is complete, vdb is not.  What is stored may be gone at the server: the
+    session is ended and a new one begun."""
+    fill(w)
+    kill_with_journal(w)
+    damage(journal_of(w, "vdb"))
+    point = {disk: w.content(disk) for disk in w.disks}
     events = w.run()
-    check_equal(names(events), ["resumed", "warning", "disk-begin", "disk-end",
-                                "stored", "stored"], "events")
-    check("journal.partial: Bad message" in events[1]["message"],
-          events[1]["message"])
-    check_stored(w, point, "a damaged journal")
+    check_equal(events[0]["event"], "not-resumed", "the first event")
+    check(what in events[0]["reason"], events[0]["reason"])
+    check_equal([e["mode"] for e in events if e["event"] == "disk-begin"],
+                ["incremental"] * 2, "modes")
+    check_stored(w, point, "a damaged journal: " + what)
+
+
+def seal(path, change):
+    """Change what is in the file as if its writer had meant it."""
+    with open(path) as f:
+        o = json.load(f)
+    del o["checksum"]
+    change(o)
+    head = json.dumps(o, indent=2)[:-2] + ",\n  "
+    with open(path, "w") as f:
+        f.write(head + '"checksum": "%s"\n}\n'
+                % hashlib.sha256(head.encode()).hexdigest())
+
+
+def other_disks(path):
+    """The journal of vda, which is complete, in the place of vdb's."""
+    shutil.copy(path.replace("/vdb/", "/vda/"), path)
+
+
+def shorter_image(path):
+    """The journal of vda says that its image is complete."""
+    image = path.replace("/vdb/", "/vda/").replace(".journal.", ".qcow2.")
+    os.chmod(image, 0o600)
+    os.truncate(image, os.path.getsize(image) - 65536)
+
+
+def other_run(w, change, reason):
+    """A run.partial that its writer meant otherwise."""
+    fill(w)
+    kill_at(w, SIZE // 2)
+    seal(w.repo + "/run.partial", change)
+    point = {disk: w.content(disk) for disk in w.disks}
+    sessions = [s["id"] for s in w.q.execute("query-backups")]
+    events = w.run()
+    check_equal(events[0]["event"], "not-resumed", "the first event")
+    check(reason in events[0]["reason"], events[0]["reason"])
+    for s in w.q.execute("query-backups"):
+        check(s["id"] in sessions, "a new session is left")
+        w.q.execute("backup-end", {"id": s["id"], "success": False})
+    check_stored(w, point, "run.partial: " + reason)
 
 
 def damaged_run(w, damage):
@@ -175,10 +250,24 @@ with world.d:
     print("cut in the second disk", flush=True)
     cut_in_the_second(world)
     print("damage", flush=True)
-    damaged_journal(world, cut_short)
-    damaged_journal(world, flip_a_digit)
+    for damage, what in (
+            (cut_short, "vdb: 000004-inc.journal.partial: Bad message"),
+            (flip_a_digit, "journal.partial: Bad message"),
+            (shorter_image, "inc.qcow2.partial is not as it was"),
+            (other_disks, "it is another disk's"),
+            (lambda path: seal(path, lambda o: o.update(session="1" * 32)),
+             "it is of another session")):
+        damaged_journal(world, damage, what)
     damaged_run(world, cut_short)
     damaged_run(world, flip_a_digit)
+    for change, reason in (
+            (lambda o: o.update(version=2), "its journal cannot be read"),
+            (lambda o: o.update(session="1" * 32), "the session is gone"),
+            (lambda o: o["disks"][1].update(disk="vdc"),
+             "its journal does not fit disk 'vdb'"),
+            (lambda o: o["disks"][0].update(number=1),
+             "the repository has changed since")):
+        other_run(world, change, reason)
     print("level", flush=True)
     same_level(world)
     print("killed anywhere", flush=True)
