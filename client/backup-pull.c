@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Pulling the disks of a run, one after the other.  Main thread.
+/* Pulling one disk of a run.  Several threads at once, each another disk.
  *
  * With a session the connections may be lost: the session is attached to again
  * and what has not arrived is asked for again (wire.c), and how far the pull
@@ -17,7 +17,6 @@
 
 #include "backup.h"
 #include "blk-qcow2.h"
-#include "interrupt.h"
 #include "journal.h"
 #include "log.h"
 #include "progress.h"
@@ -234,9 +233,9 @@ say_resumed (const struct backup_disk *d, const struct sums_state *s,
 }
 
 static int
-pull_opened (struct backup_run *run, struct backup_disk *d,
-             struct blk *source, const struct journal *journal,
-             struct error *err)
+pull_opened (struct backup_run *run, struct backup_set *set,
+             struct backup_disk *d, struct blk *source,
+             const struct journal *journal, struct error *err)
 {
   struct pull_result result = { 0 };
   char backing[BACKUP_NAME_MAX];
@@ -258,7 +257,7 @@ pull_opened (struct backup_run *run, struct backup_disk *d,
     .point = m->point,
     .nr_threads = run->nr_threads,
     .memory = run->memory,
-    .cancel = interrupt_flag (),
+    .cancel = backup_set_flag (set),
     .bandwidth = &run->bandwidth,
     .hold = run->control ? wire_hold : NULL,
     .status = run->control ? wire_block_status : NULL,
@@ -277,9 +276,10 @@ pull_opened (struct backup_run *run, struct backup_disk *d,
     say_resumed (d, &journal->sums, run->cluster_size);
   else
     pull_discard (&o);
-  progress_begin (d->name, d->dirty_bytes);
+  /* How much it is was not known before. */
+  if (!run->control)
+    progress_begin (d->name, d->dirty_bytes);
   r = pull_run (&o, &result, err);
-  progress_end ();
   if (r < 0)
     return r;
   d->seconds = seconds_now () - start;
@@ -330,27 +330,23 @@ open_source (struct backup_run *run, struct backup_disk *d, struct blk **ret,
 }
 
 static int
-pull_from (struct backup_run *run, struct backup_disk *d, struct blk *source,
+pull_from (struct backup_run *run, struct backup_set *set,
+           struct backup_disk *d, struct blk *source,
            const struct journal *journal, struct error *err)
 {
-  struct interrupt_watch watch = { 0 };
   struct error why = ERROR_INIT;
   int r = backup_check_size (run, d, source, err), e;
 
-  if (r == 0)
-    r = interrupt_watch_start (&watch, run->control ? wire_cancel
-                               : source_cancel, source, err);
   if (r == 0) {
     d->manifest = make_manifest (run, d);
-    r = d->manifest ? pull_opened (run, d, source, journal, err)
+    r = d->manifest ? pull_opened (run, set, d, source, journal, err)
       : error_set_errno (err, ENOMEM, "%s", d->name);
   }
-  interrupt_watch_stop (&watch);
   e = r < 0 && run->control ? wire_error (source, &why) : 0;
   if (e < 0 && e != -ECANCELED) {
     *err = why;
     /* What is there stays for another run while the session may be. */
-    run->is_lost = e == -ENOTCONN;
+    d->is_lost = e == -ENOTCONN;
   }
   return r;
 }
@@ -370,12 +366,13 @@ take_complete (struct backup_run *run, struct backup_disk *d,
   m->finished = j->finished;
   memcpy (m->root, j->root, sizeof m->root);
   progress_say ("%s: backup %u is there already", d->name, m->number);
+  progress_add (d->dirty_bytes);
   return 0;
 }
 
 int
-backup_pull_disk (struct backup_run *run, struct backup_disk *d,
-                  struct error *err)
+backup_pull_disk (struct backup_run *run, struct backup_set *set,
+                  struct backup_disk *d, struct error *err)
 {
   struct journal journal;
   struct blk *source;
@@ -395,7 +392,9 @@ backup_pull_disk (struct backup_run *run, struct backup_disk *d,
   r = open_source (run, d, &source, err);
   if (r < 0)
     return r;
-  r = pull_from (run, d, source, has_journal ? &journal : NULL, err);
+  backup_set_add (set, source);
+  r = pull_from (run, set, d, source, has_journal ? &journal : NULL, err);
+  backup_set_remove (set, source);
   blk_close (source);
   return r;
 }

@@ -18,6 +18,7 @@
 #include "repo.h"
 
 #define BACKUP_MAX_CONNECTIONS 64
+#define BACKUP_MAX_PARALLEL 16
 
 enum backup_mode {
   BACKUP_AUTO,                  /* incremental if that is possible */
@@ -45,6 +46,8 @@ struct backup_disk {
   unsigned number;              /* of the backup */
   struct manifest *manifest;    /* what will be stored; NULL: not begun */
   bool is_failed;               /* it is not part of the set */
+  bool is_lost;                 /* it has failed because the server is out of
+                                   reach */
   uint64_t read_bytes;
   double seconds;
 };
@@ -59,8 +62,11 @@ struct backup_run {
   enum qcow2_compression compression;
   int compression_level;        /* 0 = default */
   unsigned nr_connections;      /* 0 = blk-nbd's default */
-  unsigned nr_threads;          /* of the copy engine */
-  uint64_t memory;              /* of its buffers */
+  unsigned nr_parallel;         /* disks pulled side by side, at most */
+  unsigned nr_threads;          /* of a disk's copy engine */
+  uint64_t memory_limit;        /* of all */
+  uint64_t pack_memory;         /* of a thread's compression */
+  uint64_t memory;              /* of one copy engine's buffers */
   unsigned lease;
   unsigned retry, timeout;      /* as struct wire_options */
   struct bandwidth bandwidth;   /* of all disks */
@@ -84,8 +90,12 @@ struct backup_run {
 /* backup-memory.c: what of --memory is whose.  An error if it is too little for
  * the compression and the clusters that are asked for.
  */
-int backup_share_memory (struct backup_run *run, uint64_t memory,
-                         struct error *err);
+int backup_set_memory (struct backup_run *run, uint64_t memory,
+                       struct error *err);
+/* The disks are known: how many may be pulled side by side, and what each then
+ * has.
+ */
+void backup_share_out (struct backup_run *run);
 
 /* backup-mode.c: --mode and --full.  Names as on the command line. */
 const char *backup_mode_name (enum backup_mode mode);
@@ -130,11 +140,25 @@ int backup_check_answer (const struct backup_run *run, struct error *err);
 int backup_open_chain (struct backup_run *run, struct backup_disk *d,
                        struct error *err);
 
+/* backup-set.c.  Pull all disks, each with backup_pull_disk.  A failure is that
+ * of one that must not fail, or of all; their files are left to the caller.
+ */
+int backup_pull_disks (struct backup_run *run, struct error *err);
+/* For the pull of one: what turns true when all are to stop, and nodes that are
+ * to be cancelled then.  Any thread.
+ */
+struct backup_set;
+const volatile bool *backup_set_flag (const struct backup_set *s);
+void backup_set_add (struct backup_set *s, struct blk *source);
+void backup_set_remove (struct backup_set *s, const struct blk *source);
+struct repo_item backup_make_item (const struct backup_run *run,
+                                   const struct backup_disk *d);
+
 /* backup-pull.c.  Pull one disk: its manifest is filled, its files are
  * complete, synced and named ".partial".
  */
-int backup_pull_disk (struct backup_run *run, struct backup_disk *d,
-                      struct error *err);
+int backup_pull_disk (struct backup_run *run, struct backup_set *set,
+                      struct backup_disk *d, struct error *err);
 
 /* What an interrupted run has written down of the disk: 1; 0 if there is
  * nothing, so that nothing has been trimmed from the session either; -errno if

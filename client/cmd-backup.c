@@ -29,6 +29,7 @@
 #define DEFAULT_LEASE 300
 #define DEFAULT_RETRY 300
 #define DEFAULT_TIMEOUT 60
+#define DEFAULT_PARALLEL 4
 #define DEFAULT_FREEZE_TIMEOUT 10
 #define DEFAULT_MEMORY (UINT64_C (256) << 20)
 #define MIN_MEMORY (UINT64_C (32) << 20)
@@ -56,6 +57,8 @@ static const struct option_spec options[] = {
     "256M)" },
   { "mode", 0, "[DISK=]MODE", "auto (default), incremental, full, differential"
     " or copy; of one disk or of all" },
+  { "parallel", 0, "N", "disks that are pulled side by side, 1 to 16 (default "
+    "4)" },
   { "partial-ok", 0, NULL, "store the other disks if one fails" },
   { "plain-tcp", 0, NULL, "let data come from another machine without TLS, if "
     "the control socket is a local one" },
@@ -119,53 +122,6 @@ commit (struct backup_run *run, struct repo_item *items, size_t nr,
   return r;
 }
 
-static struct repo_item
-make_item (const struct backup_run *run, const struct backup_disk *d)
-{
-  return (struct repo_item) {
-    .chain = d->chain, .manifest = d->manifest,
-    .is_acknowledged = run->control == NULL,
-  };
-}
-
-/* A failure that is not to stop the others. */
-static void
-lose_disk (struct backup_run *run, struct backup_disk *d,
-           const struct error *why)
-{
-  const struct repo_item item = make_item (run, d);
-
-  if (item.manifest)
-    repo_discard (&item, 1);
-  d->is_failed = true;
-  log_warning ("disk '%s' is not backed up: %s", d->name, why->msg);
-  progress_event ("disk-failed", json_pack (
-    "{s:s, s:s}", "disk", d->name, "reason", why->msg));
-}
-
-/* On failure, of one that must not fail or of all, their files are left to the
- * caller.
- */
-static int
-pull_disks (struct backup_run *run, struct error *err)
-{
-  size_t i, nr = 0;
-  int r = 0;
-
-  for (i = 0; i < run->nr_disks; i++) {
-    r = backup_pull_disk (run, &run->disks[i], err);
-    if (interrupt_is_set ())
-      r = -ECANCELED;
-    if (r == 0)
-      nr++;
-    else if (!run->is_partial_ok || r == -ECANCELED || run->is_lost)
-      return r;
-    else
-      lose_disk (run, &run->disks[i], err);
-  }
-  return nr > 0 ? 0 : r;
-}
-
 /* The manifests name those that are part of the set. */
 static void
 name_set (struct backup_run *run)
@@ -193,21 +149,18 @@ pull_and_commit (struct backup_run *run, struct error *err)
 
   if (!items)
     return error_set_errno (err, ENOMEM, "disks");
-  r = pull_disks (run, err);
+  backup_share_out (run);
+  r = backup_pull_disks (run, err);
   for (i = 0; i < run->nr_disks; i++)
     if (run->disks[i].manifest && !run->disks[i].is_failed)
-      items[nr++] = make_item (run, &run->disks[i]);
+      items[nr++] = backup_make_item (run, &run->disks[i]);
   if (r == 0) {
     name_set (run);
     r = commit (run, items, nr, err);
     run->is_partial = nr < run->nr_disks;
   }
-  else {
-    if (r == -ECANCELED)
-      interrupt_error (err);
-    if (!run->is_lost)
-      repo_discard (items, nr);
-  }
+  else if (!run->is_lost)
+    repo_discard (items, nr);
   free (items);
   return r;
 }
@@ -281,7 +234,7 @@ parse_options (struct backup_run *run, struct error *err)
   uint64_t cluster_size = QCOW2_DEFAULT_CLUSTER_SIZE, connections = 0;
   uint64_t lease = DEFAULT_LEASE, retry = DEFAULT_RETRY;
   uint64_t timeout = DEFAULT_TIMEOUT, freeze = DEFAULT_FREEZE_TIMEOUT;
-  uint64_t memory = DEFAULT_MEMORY;
+  uint64_t memory = DEFAULT_MEMORY, parallel = DEFAULT_PARALLEL;
   int r;
 
   r = options_get_number (o, "cluster-size", true, 512, UINT64_C (1) << 21,
@@ -298,6 +251,9 @@ parse_options (struct backup_run *run, struct error *err)
     r = options_get_number (o, "memory", true, MIN_MEMORY, INT64_MAX, &memory,
                             err);
   if (r == 0)
+    r = options_get_number (o, "parallel", false, 1, BACKUP_MAX_PARALLEL,
+                            &parallel, err);
+  if (r == 0)
     r = options_get_number (o, "retry", false, 0, 86400, &retry, err);
   if (r == 0)
     r = options_get_number (o, "timeout", false, 1, 86400, &timeout, err);
@@ -312,12 +268,13 @@ parse_options (struct backup_run *run, struct error *err)
     r = backup_check_modes (o, err);
   run->cluster_size = (uint32_t) cluster_size;
   run->nr_connections = (unsigned) connections;
+  run->nr_parallel = (unsigned) parallel;
   run->lease = (unsigned) lease;
   run->retry = (unsigned) retry;
   run->timeout = (unsigned) timeout;
   run->freeze_timeout = (unsigned) freeze;
   run->is_partial_ok = options_has (o, "partial-ok");
-  return r < 0 ? r : backup_share_memory (run, memory, err);
+  return r < 0 ? r : backup_set_memory (run, memory, err);
 }
 
 static int

@@ -41,7 +41,7 @@ def kill_with_journal(w):
         reached.set()
 
     w.data.at = (w.data.down + SIZE * 3 // 2, stall)
-    p = w.client()
+    p = w.client("--parallel", "1")
     check(reached.wait(TIMEOUT), "it does not get on")
     end = time.monotonic() + TIMEOUT
     while not glob.glob(w.repo + "/vdb/*[0-9]-inc.journal.partial"):
@@ -80,7 +80,7 @@ def cut_in_the_second(w):
     w.write("vda", 0, M)
     w.write("vdb", 0, M)
     start = w.data.down
-    events = w.run()
+    events = w.run("--parallel", "1")
     check_equal(names(events), ["resumed", "disk-begin", "disk-resumed",
                                 "disk-end", "stored", "stored"], "events")
     check_equal([e["disk"] for e in events if e["event"] == "disk-begin"],
@@ -89,6 +89,24 @@ def cut_in_the_second(w):
     check(w.data.down - start < SIZE * 9 // 8, "pulled again: %d"
           % (w.data.down - start))
     check_stored(w, point, "cut in the second disk")
+
+
+def cut_side_by_side(w):
+    """Each disk goes on where it was, as far as it had come."""
+    point = fill(w)
+    kill_at(w, SIZE * 3 // 2)
+    w.write("vda", 0, M)
+    w.write("vdb", 0, M)
+    start = w.data.down
+    events = w.run()
+    check_equal(names(events)[0], "resumed", "the first event")
+    check_equal(names(events)[-2:], ["stored"] * 2, "the last ones")
+    begun = [e["disk"] for e in events if e["event"] == "disk-begin"]
+    check(begun and sorted(set(begun)) == sorted(begun), "%r begun" % begun)
+    # How much was stable depends on time.
+    check(w.data.down - start < SIZE * 17 // 8, "pulled again: %d"
+          % (w.data.down - start))
+    check_stored(w, point, "cut side by side")
 
 
 def journal_of(w, disk):
@@ -249,6 +267,7 @@ with world.d:
     world.run()
     print("cut in the second disk", flush=True)
     cut_in_the_second(world)
+    cut_side_by_side(world)
     print("damage", flush=True)
     for damage, what in (
             (cut_short, "vdb: 000004-inc.journal.partial: Bad message"),

@@ -48,6 +48,7 @@ SCRIPT_TESTS += test-client-device.sh test-client-tls.sh
 EXTRA_DIST += relay.py client-resume.py
 SCRIPT_TESTS += test-client-resume.sh test-client-partial.sh \
 	test-client-modes.sh test-client-reasons.sh test-client-disks.sh \
+	test-client-parallel.sh \
 	test-client-ends.sh
 UNIT_TESTS += unit/test-bandwidth
 unit_test_bandwidth_SOURCES = unit/test-bandwidth.c
