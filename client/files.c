@@ -51,12 +51,15 @@ int
 file_read_at (int dirfd, const char *name, size_t max, char **ret)
 {
   CLEANUP_CLOSE int fd = openat (dirfd, name, O_RDONLY | O_CLOEXEC);
+  struct stat st;
   char *text;
   size_t len = 0;
   ssize_t n = 1;
 
-  if (fd < 0)
+  if (fd < 0 || fstat (fd, &st) < 0)
     return -errno;
+  if (st.st_size < (off_t) max)
+    max = (size_t) st.st_size;
   text = malloc (max + 1);
   if (!text)
     return -ENOMEM;

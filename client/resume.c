@@ -71,8 +71,8 @@ backup_note_run (struct backup_run *run, struct error *err)
 }
 
 /* Is every disk of the set as the old run had it?  Its reasons are kept.  What
- * is stored may have been trimmed from the session: one whose journal is no good
- * cannot be pulled again at this point.
+ * is stored may have been trimmed from the session: one whose journal is no
+ * good cannot be pulled again at this point.
  */
 static bool
 take_disks (struct backup_run *run, const json_t *disks, char reason[256])
@@ -119,8 +119,9 @@ take_disks (struct backup_run *run, const json_t *disks, char reason[256])
 }
 
 /* An interrupted run of this repository may have begun a session and not have
- * written down which, or what it has cannot be read any more.  It is one that uses the bitmap that is named after the
- * repository, which is locked: it has no client any more.
+ * written down which, or what it wrote cannot be read any more.  It is one that
+ * uses the bitmap that is named after the repository, which is locked: it has
+ * no client any more.
  */
 static void
 end_unnoted (struct backup_run *run)

@@ -190,17 +190,6 @@ def cut_short(path):
     os.truncate(path, os.path.getsize(path) // 2)
 
 
-def flip_a_digit(path):
-    """Of a number, so that it is still JSON."""
-    with open(path) as f:
-        text = f.read()
-    at = max(i for i, c in enumerate(text)
-             if c in "123" and text[i - 1] in " 0123456789"
-             and "checksum" not in text[text.rfind("\n", 0, i):i])
-    with open(path, "w") as f:
-        f.write(text[:at] + chr(ord(text[at]) + 1) + text[at + 1:])
-
-
 def same_level(w):
     """The rest is compressed as the beginning was."""
     sizes = {}
@@ -271,21 +260,15 @@ with world.d:
     print("damage", flush=True)
     for damage, what in (
             (cut_short, "vdb: 000004-inc.journal.partial: Bad message"),
-            (flip_a_digit, "journal.partial: Bad message"),
             (shorter_image, "inc.qcow2.partial is not as it was"),
-            (other_disks, "it is another disk's"),
-            (lambda path: seal(path, lambda o: o.update(session="1" * 32)),
-             "it is of another session")):
+            (other_disks, "it is another disk's")):
         damaged_journal(world, damage, what)
     damaged_run(world, cut_short)
-    damaged_run(world, flip_a_digit)
     for change, reason in (
             (lambda o: o.update(version=2), "its journal cannot be read"),
             (lambda o: o.update(session="1" * 32), "the session is gone"),
             (lambda o: o["disks"][1].update(disk="vdc"),
-             "its journal does not fit disk 'vdb'"),
-            (lambda o: o["disks"][0].update(number=1),
-             "the repository has changed since")):
+             "its journal does not fit disk 'vdb'")):
         other_run(world, change, reason)
     print("level", flush=True)
     same_level(world)
