@@ -279,6 +279,17 @@ is_bitmap_sound (void)
   return !is_lost;
 }
 
+/* The store could not be opened: what it had is there. */
+static bool
+is_of_opening (const json_t *reply)
+{
+  const char *desc = json_string_value (json_object_get (
+    json_object_get (reply, "error"), "desc"));
+
+  return desc && (strstr (desc, "': cannot write")
+                  || strstr (desc, "': cannot recover"));
+}
+
 /* One allocation of command fails; after it it has been done. */
 static bool
 do_with_fault (const char *command, unsigned n)
@@ -286,8 +297,10 @@ do_with_fault (const char *command, unsigned n)
   bool has_fired;
   json_t *reply = run (command, n, &has_fired);
 
-  if (reply && !is_success (reply))
+  if (reply && !is_success (reply)) {
     must (command);
+    assert_true (!is_of_opening (reply) || is_bitmap_sound ());
+  }
   json_decref (reply);
   return has_fired;
 }
