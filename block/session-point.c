@@ -196,27 +196,37 @@ unhold_bitmap (struct session_disk *sd, struct hold *hold)
 struct commits {
   const struct session *session;
   _Atomic size_t next;          /* disk that nobody has taken yet */
-  _Atomic size_t failed;        /* the first one that did; SIZE_MAX = none */
-  struct error *errors;         /* of each disk */
+
+  struct lock lock;
+  /* Protected by lock. */
+  size_t failed;                /* the first disk of those; nr_disks = none */
+  struct error error;           /* its error */
 };
+
+static void
+commit_one (struct commits *c, size_t i)
+{
+  const struct session_disk *sd = &c->session->disks[i];
+  struct error err = ERROR_INIT;
+
+  if (!sd->bitmap
+      || dirty_freeze_commit (disk_dirty (sd->disk), sd->bitmap, &err) == 0)
+    return;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+  if (i < c->failed) {
+    c->failed = i;
+    c->error = err;
+  }
+}
 
 static void *
 commit_some (void *opaque)
 {
   struct commits *c = opaque;
-  size_t i, first;
+  size_t i;
 
-  while ((i = atomic_fetch_add (&c->next, 1)) < c->session->nr_disks) {
-    const struct session_disk *sd = &c->session->disks[i];
-
-    if (!sd->bitmap || dirty_freeze_commit (disk_dirty (sd->disk), sd->bitmap,
-                                            &c->errors[i]) == 0)
-      continue;
-    first = atomic_load (&c->failed);
-    while (i < first
-           && !atomic_compare_exchange_weak (&c->failed, &first, i))
-      ;
-  }
+  while ((i = atomic_fetch_add (&c->next, 1)) < c->session->nr_disks)
+    commit_one (c, i);
   return NULL;
 }
 
@@ -227,25 +237,23 @@ commit_some (void *opaque)
 static int
 commit_all (const struct session *s, struct error *err)
 {
-  struct commits c = { .session = s, .failed = SIZE_MAX };
+  struct commits c = {
+    .session = s, .failed = s->nr_disks, .error = ERROR_INIT,
+  };
   pthread_t threads[MAX_COMMITTERS];
   size_t nr = 0, i;
-  int r = 0;
 
-  c.errors = calloc (s->nr_disks, sizeof *c.errors);
-  if (!c.errors)
-    return error_set_errno (err, ENOMEM, "session");
+  lock_init (&c.lock, LOCK_RANK_LEAF);
   while (nr < MAX_COMMITTERS && nr + 1 < s->nr_disks
          && pthread_create (&threads[nr], NULL, commit_some, &c) == 0)
     nr++;
   commit_some (&c);
   for (i = 0; i < nr; i++)
     pthread_join (threads[i], NULL);
-  i = atomic_load (&c.failed);
-  if (i < SIZE_MAX)
-    r = error_set (err, c.errors[i].errnum, "%s", c.errors[i].msg);
-  free (c.errors);
-  return r;
+  lock_destroy (&c.lock);
+  if (c.failed == s->nr_disks)
+    return 0;
+  return error_set (err, c.error.errnum, "%s", c.error.msg);
 }
 
 /* [gates closed] */
