@@ -136,9 +136,9 @@ def kill_and_run_again(size):
             print("kill: %d at %d" % (n, at))
             guest_writes()
     check_equal(status, 0, "status of the last run")
-    # One that comes while a slow disk saves costs more.
-    check(worst < 3 * LIMIT * size, "one kill cost %d of %d bytes"
-          % (worst, size))
+    # One that comes while a slow disk saves costs more; that it is not the rule
+    # is what the mean says.
+    check(worst < size // 4, "one kill cost %d of %d bytes" % (worst, size))
     print("kill: the worst cost %.2f %%" % (100 * worst / size))
     return data.down - start - size
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "dirtymap.h"
 #include "range.h"
@@ -145,6 +146,8 @@ static struct fake {
   bool is_clean;                /* likewise */
   bool is_wide;                 /* has extended headers */
   unsigned fail_at;             /* the call that fails; 0 = none */
+  unsigned slow_at;             /* the call that takes its time; 0 = none */
+  size_t slow_ranges, next_ranges;      /* of that one, and of the next */
   unsigned nr_calls;
   size_t nr_ranges, most_ranges;
   size_t most_extents;          /* that the lists of one call have room for */
@@ -185,13 +188,20 @@ static int
 fake_status (struct blk *blk, const struct blk_nbd_range *ranges, size_t nr,
              size_t nr_lists)
 {
+  const struct timespec slow = { .tv_sec = 1, .tv_nsec = 50000000 };
   size_t i, j, extents = 0;
   uint64_t off, end;
 
   fake.nr_ranges += nr;
   fake.most_ranges = MAX (fake.most_ranges, nr);
+  if (fake.slow_at && fake.nr_calls == fake.slow_at)
+    fake.next_ranges = nr;
   if (++fake.nr_calls == fake.fail_at)
     return -EIO;
+  if (fake.nr_calls == fake.slow_at) {
+    fake.slow_ranges = nr;
+    nanosleep (&slow, NULL);
+  }
   for (i = 0; i < nr; i++)
     for (j = 0; j < nr_lists; j++) {
       assert_true (range_is_within (ranges[i].off, ranges[i].len,
@@ -320,6 +330,17 @@ test_map_short (void **state)
   assert_true (fake.nr_ranges <= fake.nr_calls + 3);
 }
 
+/* One that takes more than a second is asked for less at once. */
+static void
+test_map_slow (void **state)
+{
+  fake = (struct fake) { .answer = ALL, .is_clean = true, .slow_at = 1 };
+  check_map (0, true);
+  assert_true (fake.slow_ranges >= 4);
+  assert_true (fake.next_ranges > 0);
+  assert_true (fake.next_ranges <= fake.slow_ranges / 2);
+}
+
 static void
 test_map_fails (void **state)
 {
@@ -342,6 +363,7 @@ main (void)
     cmocka_unit_test (test_map),
     cmocka_unit_test (test_map_wide),
     cmocka_unit_test (test_map_short),
+    cmocka_unit_test (test_map_slow),
     cmocka_unit_test (test_map_fails),
   };
 
