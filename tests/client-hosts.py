@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Backups between hosts with addresses of their own: client-hosts.py TMP RELAY.
 
-It runs in a network namespace of its own, which is the server's host.  Two more
-are the client's host and, between them, one with the relay, which delays and
-limits.  Cables are veth pairs.  A namespace lasts as long as its processes, which
-end with this one: nothing has to be removed.
+It runs in a network namespace of its own, which is the server's host.  Two
+more are the client's host and, between them, one with the relay, which delays
+and limits.  Cables are veth pairs.  A namespace lasts as long as its processes,
+which end with this one: nothing has to be removed.
 """
 import atexit
 import json

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # 200 disks in one server and one point over all of them: a write that followed
-# another, on whichever disks, is not in the point without it.  Clients that have
-# read and are idle: what each costs, and that --max-connections is obeyed.
+# another, on whichever disks, is not in the point without it.  Clients that
+# have read and are idle: what each costs; --max-connections is obeyed.
 . "${srcdir:-.}/control-test.sh"
 nr_disks=200 nr_clients=100
 # The thread sanitizer takes memory for each thread, and time.
