@@ -44,7 +44,7 @@
  * sanitizers make many times slower.
  */
 #if defined __SANITIZE_THREAD__
-enum { STATES = 1, STRIDE = 5 };
+enum { STATES = 1, STRIDE = 13 };
 #elif defined __SANITIZE_ADDRESS__
 enum { STATES = 1, STRIDE = 5 };
 #else
