@@ -78,3 +78,14 @@ run_ok "$tidemark" backup --mode copy --disk vda "$nbd" "$repo.2"
 expect_status 1 "no differential backup is possible: the repository has no" \
     "$tidemark" backup --mode differential --bitmap b --disk vda "$nbd" "$repo.2"
 [ "$(member "$repo.2" vda 1 mode)" = copy ] || fail "a copy over NBD"
+
+# Differentials from a full one, beside incrementals: in a repository, and so a
+# bitmap, of their own.
+run_ok "$tidemark" backup --disk vda "$ctl" "$repo.d"
+run_ok "$tidemark" backup --disk vda "$ctl" "$repo"
+guest vda 'write -P 6 0 64k'
+run_ok "$tidemark" backup --disk vda --mode incremental "$ctl" "$repo"
+guest vda 'write -P 7 256k 64k'
+run_ok "$tidemark" backup --disk vda --mode differential "$ctl" "$repo.d"
+[ "$(member "$repo.d" vda 2 data-bytes)" = $((128 << 10)) ] || fail "from the full"
+check_backup "$repo.d" vda 2 "$tmp/vda.raw"
