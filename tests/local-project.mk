@@ -7,6 +7,6 @@ oracle_oracle_programs_SOURCES = oracle/oracle-programs.c oracle/history.c oracl
 SCRIPT_TESTS += oracle/oracle-programs.sh
 LONG_TESTS += oracle/oracle-long.sh
 SCRIPT_TESTS += test-readme-tour.sh
-SCRIPT_TESTS += test-quickstart-packages.sh
-SCRIPT_TESTS += test-dist-files.sh
-SCRIPT_TESTS += test-install.sh test-run.sh test-source-style.sh
+SCRIPT_TESTS += test-install.sh test-run.sh
+SOURCE_TESTS += test-dist-files.sh test-quickstart-packages.sh \
+	test-source-style.sh

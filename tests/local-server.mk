@@ -4,8 +4,8 @@ nbd_test_server_SOURCES = nbd-test-server.c
 EXTRA_DIST += raw_nbd.py tls_util.py
 SCRIPT_TESTS += server-handshake.py server-commands.py server-status.py \
 	server-hostile.py server-tls.py interop-libnbd-server.sh \
-	interop-qemu-server.sh \
-	test-docs-protocol.sh
+	interop-qemu-server.sh
+SOURCE_TESTS += test-docs-protocol.sh
 UNIT_TESTS += unit/test-nbd-pure unit/test-export unit/fault-nbd-server \
 	unit/race-nbd-server
 unit_test_nbd_pure_SOURCES = unit/test-nbd-pure.c
