@@ -27,7 +27,51 @@
 #include "session-private.h"
 
 /* Threads that wait for stores, besides the one that takes the point. */
-#define MAX_COMMITTERS 31
+#define MAX_THREADS 31
+
+/* What is done for each disk of a session by several threads at once: each
+ * waits for its device, and what several wait for on one file system is written
+ * together.
+ */
+struct each {
+  struct session *session;
+  void (*fn) (struct each *e, size_t disk);
+  _Atomic size_t next;          /* disk that nobody has taken yet */
+
+  struct lock lock;
+  /* Protected by lock. */
+  size_t failed;                /* the first disk that did; nr_disks = none */
+  struct error error;           /* its error */
+};
+
+static void *
+each_thread (void *opaque)
+{
+  struct each *e = opaque;
+  size_t i;
+
+  while ((i = atomic_fetch_add (&e->next, 1)) < e->session->nr_disks)
+    e->fn (e, i);
+  return NULL;
+}
+
+/* session and fn are set; fails only as fn says. */
+static void
+each_disk (struct each *e)
+{
+  pthread_t threads[MAX_THREADS];
+  size_t nr = 0, i;
+
+  lock_init (&e->lock, LOCK_RANK_LEAF);
+  e->failed = e->session->nr_disks;
+  while (nr < MAX_THREADS && nr + 1 < e->session->nr_disks
+         && pthread_create (&threads[nr], NULL, each_thread, e) == 0)
+    nr++;
+  each_thread (e);
+  for (i = 0; i < nr; i++)
+    pthread_join (threads[i], NULL);
+  lock_destroy (&e->lock);
+}
 
 static void
 close_gates (struct session *s)
@@ -192,68 +236,32 @@ unhold_bitmap (struct session_disk *sd, struct hold *hold)
   unprepare_bitmap (sd, hold);
 }
 
-/* The stores of a session's disks, being committed by several threads. */
-struct commits {
-  const struct session *session;
-  _Atomic size_t next;          /* disk that nobody has taken yet */
-
-  struct lock lock;
-  /* Protected by lock. */
-  size_t failed;                /* the first disk of those; nr_disks = none */
-  struct error error;           /* its error */
-};
-
+/* commit_all of one disk. */
 static void
-commit_one (struct commits *c, size_t i)
+commit_one (struct each *e, size_t i)
 {
-  const struct session_disk *sd = &c->session->disks[i];
+  const struct session_disk *sd = &e->session->disks[i];
   struct error err = ERROR_INIT;
 
   if (!sd->bitmap
       || dirty_freeze_commit (disk_dirty (sd->disk), sd->bitmap, &err) == 0)
     return;
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
-  if (i < c->failed) {
-    c->failed = i;
-    c->error = err;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&e->lock);
+  if (i < e->failed) {
+    e->failed = i;
+    e->error = err;
   }
 }
 
-static void *
-commit_some (void *opaque)
-{
-  struct commits *c = opaque;
-  size_t i;
-
-  while ((i = atomic_fetch_add (&c->next, 1)) < c->session->nr_disks)
-    commit_one (c, i);
-  return NULL;
-}
-
-/* All at once rather than one after the other: each waits for its device, and
- * what several wait for on one file system is written together.  All are tried;
- * 0, or -errno of the first disk that failed.
- */
+/* All are tried; 0, or -errno of the first disk that failed. */
 static int
-commit_all (const struct session *s, struct error *err)
+commit_all (struct session *s, struct error *err)
 {
-  struct commits c = {
-    .session = s, .failed = s->nr_disks, .error = ERROR_INIT,
-  };
-  pthread_t threads[MAX_COMMITTERS];
-  size_t nr = 0, i;
+  struct each e = { .session = s, .fn = commit_one };
 
-  lock_init (&c.lock, LOCK_RANK_LEAF);
-  while (nr < MAX_COMMITTERS && nr + 1 < s->nr_disks
-         && pthread_create (&threads[nr], NULL, commit_some, &c) == 0)
-    nr++;
-  commit_some (&c);
-  for (i = 0; i < nr; i++)
-    pthread_join (threads[i], NULL);
-  lock_destroy (&c.lock);
-  if (c.failed == s->nr_disks)
-    return 0;
-  return error_set (err, c.error.errnum, "%s", c.error.msg);
+  each_disk (&e);
+  return e.failed == s->nr_disks ? 0
+    : error_set (err, e.error.errnum, "%s", e.error.msg);
 }
 
 /* [gates closed] */
@@ -322,6 +330,22 @@ hold_all (struct session *s, const struct session_request *request,
   return 0;
 }
 
+static void
+prepare_one (struct each *e, size_t i)
+{
+  struct session_disk *sd = &e->session->disks[i];
+  struct dirty_bitmap *bm;
+
+  if (sd->mode == SESSION_COPY)
+    return;
+  bm = dirty_find (disk_dirty (sd->disk), sd->bitmap_name);
+  if (bm && !dirty_is_inconsistent (bm))
+    dirty_prepare_freeze (disk_dirty (sd->disk), bm);
+  else if (disk_can_have_store (sd->disk))
+    disk_make_store (sd->disk, NULL);
+  dirty_unref (bm);
+}
+
 /* What takes time and would else be done with the gates closed.  What fails
  * here fails there again, if it matters.  A bitmap that has to be made anew may
  * need a store for that, or one in the place of a store that has failed.
@@ -329,20 +353,9 @@ hold_all (struct session *s, const struct session_request *request,
 static void
 prepare (struct session *s)
 {
-  struct dirty_bitmap *bm;
+  struct each e = { .session = s, .fn = prepare_one };
 
-  for (size_t i = 0; i < s->nr_disks; i++) {
-    struct session_disk *sd = &s->disks[i];
-
-    if (sd->mode == SESSION_COPY)
-      continue;
-    bm = dirty_find (disk_dirty (sd->disk), sd->bitmap_name);
-    if (bm && !dirty_is_inconsistent (bm))
-      dirty_prepare_freeze (disk_dirty (sd->disk), bm);
-    else if (disk_can_have_store (sd->disk))
-      disk_make_store (sd->disk, NULL);
-    dirty_unref (bm);
-  }
+  each_disk (&e);
 }
 
 /* The views have been made for disks of this size. */

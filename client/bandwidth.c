@@ -50,3 +50,19 @@ bandwidth_wait (struct bandwidth *b, uint64_t len,
   }
   return 0;
 }
+
+uint64_t
+bandwidth_piece (const struct bandwidth *b, uint64_t least, uint64_t most)
+{
+  uint64_t size = most;
+
+  while (b->rate > 0 && size > b->rate / 8)
+    size /= 2;
+  return MAX (size, least);
+}
+
+uint64_t
+bandwidth_window (const struct bandwidth *b, uint64_t most)
+{
+  return b->rate > 0 ? MIN (most, MAX (b->rate / 2, 1)) : most;
+}

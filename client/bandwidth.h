@@ -25,4 +25,14 @@ int64_t bandwidth_take (struct bandwidth *b, uint64_t len, int64_t now);
 int bandwidth_wait (struct bandwidth *b, uint64_t len,
                     const volatile bool *cancel);
 
+/* How long one piece that is asked for should be: an eighth of a second's, but
+ * most at most, halved now and then, and least at least.  How much should be in
+ * flight: half a second's, since what comes faster than it may be asked for
+ * needs no more, and whoever waits for his turn handles nothing meanwhile; most
+ * at most.  Without a limit, most.
+ */
+uint64_t bandwidth_piece (const struct bandwidth *b, uint64_t least,
+                          uint64_t most);
+uint64_t bandwidth_window (const struct bandwidth *b, uint64_t most);
+
 #endif /* TIDEMARK_BANDWIDTH_H */

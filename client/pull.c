@@ -183,31 +183,6 @@ pull_done (void *opaque, const struct copy_item *item)
     (void) sync_file_range (p->image_fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
-/* With a limit of bandwidth an item is an eighth of a second's at most, if
- * clusters are not longer.
- */
-static size_t
-item_size (const struct pull_options *o)
-{
-  const uint64_t rate = o->bandwidth->rate;
-  uint64_t size = MAX_ITEM;
-
-  while (rate > 0 && size > rate / 8)
-    size /= 2;
-  return (size_t) MAX (size, o->cluster_size);
-}
-
-/* What comes faster than it may be asked for needs no more in flight than half
- * a second's; whoever waits for his turn handles nothing meanwhile.
- */
-static uint64_t
-memory_size (const struct pull_options *o)
-{
-  const uint64_t rate = o->bandwidth->rate;
-
-  return rate > 0 ? MIN (o->memory, MAX (rate / 2, 1)) : o->memory;
-}
-
 static int
 copy_all (struct pull *p, struct copy_stats *stats, struct error *err)
 {
@@ -222,7 +197,7 @@ copy_all (struct pull *p, struct copy_stats *stats, struct error *err)
     .target_is_zero = !p->options->backing,
     .compress = p->options->compress,
     .nr_threads = p->options->nr_threads,
-    .memory = memory_size (p->options),
+    .memory = bandwidth_window (p->options->bandwidth, p->options->memory),
     .cancel = p->options->cancel,
   };
   int r = p->options->save ? pull_save_start (p, err) : 0;
@@ -300,7 +275,9 @@ run_once (const struct pull_options *options, const struct sums_state *resume,
 {
   struct pull p = { .options = options, .image_fd = -1, .sums_fd = -1,
                     .resume = resume,
-                    .max_item = item_size (options) };
+                    .max_item = bandwidth_piece (options->bandwidth,
+                                                 options->cluster_size,
+                                                 MAX_ITEM) };
   int r;
 
   lock_init (&p.lock, LOCK_RANK_LEAF);

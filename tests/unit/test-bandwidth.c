@@ -66,12 +66,35 @@ test_cancelled (void **state)
   assert_int_equal (bandwidth_wait (&b, 1000, &cancel), -ECANCELED);
 }
 
+/* What is asked for ahead: half a second's, in pieces of an eighth or less, but
+ * no smaller than a cluster.
+ */
+static void
+test_ahead (void **state)
+{
+  static const struct { uint64_t rate, piece, window; } rows[] = {
+    { 0, 262144, 1 << 28 }, { 1 << 30, 262144, 1 << 28 },
+    { 1 << 22, 262144, 1 << 21 }, { 2097152, 262144, 1048576 },
+    { 2097151, 131072, 1048575 }, { 1000000, 65536, 500000 },
+    { 50000, 65536, 25000 }, { 1, 65536, 1 },
+  };
+  size_t i;
+
+  for (i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    const struct bandwidth b = { .rate = rows[i].rate };
+
+    assert_int_equal (bandwidth_piece (&b, 65536, 262144), rows[i].piece);
+    assert_int_equal (bandwidth_window (&b, 1 << 28), rows[i].window);
+  }
+}
+
 int
 main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_rate), cmocka_unit_test (test_pause),
     cmocka_unit_test (test_no_limit), cmocka_unit_test (test_cancelled),
+    cmocka_unit_test (test_ahead),
   };
 
   unit_start ();
