@@ -258,8 +258,9 @@ get_cache_sizes (json_t *options, struct qcow2_cache_sizes *ret,
                       err);
   if (r == 0)
     r = get_cache_size (options, "l2-cache-size", &ret->has_l2, &ret->l2, err);
-  ret->l2_entry = qmp_args_uint (options, "l2-cache-entry-size", 0);
-  ret->has_l2_entry = json_object_get (options, "l2-cache-entry-size");
+  if (r == 0)
+    r = get_cache_size (options, "l2-cache-entry-size", &ret->has_l2_entry,
+                        &ret->l2_entry, err);
   return r < 0 ? r : get_cache_size (options, "refcount-cache-size",
                                      &ret->has_refcount, &ret->refcount, err);
 }

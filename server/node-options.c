@@ -68,7 +68,7 @@ static const struct qmp_arg qcow2_args[] = {
   { "overlap-check", QMP_ANY, false },
   { "cache-size", QMP_INT64, false },
   { "l2-cache-size", QMP_INT64, false },
-  { "l2-cache-entry-size", QMP_UINT64, false },
+  { "l2-cache-entry-size", QMP_INT64, false },
   { "refcount-cache-size", QMP_INT64, false },
   { "cache-clean-interval", QMP_UINT64, false },
   { NULL }
