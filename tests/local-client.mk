@@ -62,7 +62,9 @@ SCRIPT_TESTS += test-client-memory.sh
 endif
 EXTRA_DIST += client_world.py client-ends.py client-resume-more.py
 SCRIPT_TESTS += test-client-resume-more.sh
-UNIT_TESTS += unit/test-journal unit/test-wire
+UNIT_TESTS += unit/test-backup-memory unit/test-journal unit/test-wire
+unit_test_backup_memory_SOURCES = unit/test-backup-memory.c
+unit_test_backup_memory_LDADD = $(client_ldadd)
 unit_test_journal_SOURCES = unit/test-journal.c
 unit_test_journal_LDADD = $(client_ldadd)
 unit_test_wire_SOURCES = unit/test-wire.c
