@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # Bitmaps given on the command line are in FILE.tidemark: they survive a clean
-# end and kill -9, exactly; a session in progress is merged back.
+# end and kill -9, exactly; a session in progress is merged back.  What is true
+# of one disk is true of each of a session's.
 . "${srcdir:-.}/control-test.sh"
-truncate -s 64M "$tmp/vda.raw"
+truncate -s 64M "$tmp/vda.raw" "$tmp/vdb.raw" "$tmp/vdc.raw"
 timeout 120 python3 - "$tmp" <<'END'
 import os
 import signal
@@ -71,4 +72,44 @@ with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
 with Tidemarkd(tmp, *DISK) as d, d.qmp() as q:
     check_equal(bitmap(q)["count"], 0, "dirty bytes after a backup")
     check_equal(bitmap(q)["base"], s["id"], "base point after a backup")
+
+# The same of three disks.
+NAMES = ["vda", "vdb", "vdc"]
+DISKS = []
+for name in NAMES:
+    DISKS += ["--disk", "%s,file=%s/%s.raw" % (name, tmp, name),
+              "--bitmap", name + "/b"]
+
+
+def check_all(count, base, what):
+    for i, name in enumerate(NAMES):
+        b = d.bitmaps(q, name)["b"]
+        check_equal((b["count"], b["base"], b["busy"]),
+                    (count and count + i * GRANULE, base, False),
+                    "%s: %s" % (what, name))
+
+
+def write_all(granule, n):
+    for i, name in enumerate(NAMES):
+        d.write(name, granule * GRANULE, (n + i) * GRANULE)
+
+
+with Tidemarkd(tmp, *DISKS) as d, d.qmp() as q:
+    base = full_backup(d, q)
+    write_all(3, 1)
+    d.stop(signal.SIGKILL)
+with Tidemarkd(tmp, *DISKS) as d, d.qmp() as q:
+    check_all(GRANULE, base, "after kill -9")
+    s = begin(q, "incremental")
+    for name in NAMES:
+        d.write(name, 40 * GRANULE, GRANULE)
+    d.stop(signal.SIGKILL)
+with Tidemarkd(tmp, *DISKS) as d, d.qmp() as q:
+    check_all(2 * GRANULE, base, "both arrays")
+    s = begin(q, "incremental")
+    q.execute("backup-end", {"id": s["id"], "success": True})
+    d.stop(signal.SIGKILL)
+with Tidemarkd(tmp, *DISKS) as d, d.qmp() as q:
+    check_all(0, s["id"], "after a backup")
+    check_equal(d.stop(), 0, "exit status")
 END
