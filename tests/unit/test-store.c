@@ -21,6 +21,7 @@
 
 #include "disk.h"
 #include "log.h"
+#include "session.h"
 #include "store.h"
 #include "unit.h"
 
@@ -307,6 +308,102 @@ test_faults (void **state)
   }
   /* The scenario without a fault has found its bitmap. */
   assert_true (n > 30);
+}
+
+/*---- A session's begin ----*/
+
+static int
+nothing_started (void *opaque, struct session *s, struct error *err)
+{
+  return 0;
+}
+
+static void
+nothing_ending (void *opaque, struct session *s)
+{
+}
+
+static void
+nothing_ended (void *opaque, struct session *s, enum session_end how)
+{
+}
+
+static struct session *
+begin (struct session_manager *m, struct disk *d, int *ret)
+{
+  struct session_disk_request rd = { .disk = d, .bitmap = "b" };
+  const struct session_request request = { .disks = &rd, .nr_disks = 1 };
+  struct session *s = NULL;
+
+  rd.mode = SESSION_AUTO;
+  *ret = session_begin (m, &request, &s, NULL);
+  return s;
+}
+
+static void
+end (struct session_manager *m, struct session *s)
+{
+  const struct point_id id = *session_id (s);
+
+  session_end (m, &id, true, NULL);
+  session_unref (s);
+}
+
+/* An incremental one is begun only if what is recorded from then on is found
+ * after a crash: a store that fails at that makes it fail, and nothing is
+ * frozen.
+ */
+static bool
+begin_with_fault (struct session_manager *m, int n, bool *has_failed)
+{
+  struct disk *d = open_new ();
+  struct session *s;
+  struct dirty_bitmap *bm;
+  struct dirty_info info;
+  size_t nr;
+  bool has_fired;
+  int r;
+
+  s = begin (m, d, &r);
+  assert_int_equal (r, 0);
+  end (m, s);
+  guest_write (d, 7);
+  atomic_store (&countdown, n);
+  s = begin (m, d, &r);
+  has_fired = atomic_load (&countdown) <= 0;
+  atomic_store (&countdown, 0);
+  bm = dirty_find (disk_dirty (d), "b");
+  if (r == 0 && session_disks (s, &nr)->mode == SESSION_INCREMENTAL)
+    assert_false (dirty_is_inconsistent (bm));
+  if (r < 0) {
+    *has_failed = true;
+    assert_int_equal (dirty_get_info (bm, &info), 0);
+    free (info.name);
+    assert_int_not_equal (info.state, DIRTY_FROZEN);
+  }
+  else
+    end (m, s);
+  dirty_unref (bm);
+  assert_int_equal (disk_close (d), 0);
+  return has_fired;
+}
+
+static void
+test_begin_faults (void **state)
+{
+  static const struct session_ops ops = {
+    .started = nothing_started, .ending = nothing_ending,
+    .ended = nothing_ended,
+  };
+  struct session_manager *m;
+  bool has_failed = false;
+  int n;
+
+  assert_int_equal (session_manager_new (&ops, NULL, &m), 0);
+  for (n = 1; begin_with_fault (m, n, &has_failed); n++)
+    ;
+  assert_true (n > 1 && has_failed);
+  session_manager_free (m);
 }
 
 /*---- Many writers ----*/
@@ -671,6 +768,7 @@ main (void)
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_faults),
+    cmocka_unit_test (test_begin_faults),
     cmocka_unit_test (test_writers),
     cmocka_unit_test (test_sizes),
     cmocka_unit_test (test_resize_fails),
