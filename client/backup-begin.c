@@ -327,6 +327,6 @@ backup_begin_session (struct backup_run *run, struct error *err)
   if (run->retry > 0)
     control_set_lasting (run->control);
   /* A third of the lease: two lost renewals do no harm. */
-  return control_keepalive_start (run->control, run->session, run->lease / 3,
-                                  run->timeout, err);
+  return control_keepalive_start (run->control, run->session,
+                                  run->lease * 1000 / 3, run->timeout, err);
 }

@@ -58,7 +58,7 @@ struct control {
 
   pthread_t keepalive;
   /* Fixed while the thread runs. */
-  unsigned interval, keepalive_timeout;
+  unsigned interval_ms, keepalive_timeout;
   char id[64];
 };
 
@@ -653,7 +653,12 @@ keepalive_wait (struct control *c)
   struct timespec deadline;
 
   clock_gettime (CLOCK_MONOTONIC, &deadline);
-  deadline.tv_sec += c->interval;
+  deadline.tv_sec += c->interval_ms / 1000;
+  deadline.tv_nsec += c->interval_ms % 1000 * 1000000L;
+  if (deadline.tv_nsec >= 1000000000) {
+    deadline.tv_sec++;
+    deadline.tv_nsec -= 1000000000;
+  }
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
   while (!c->is_stopping)
     if (!lock_wait_until (&c->lock, &c->cond, &deadline))
@@ -695,13 +700,14 @@ keepalive_thread (void *opaque)
 }
 
 int
-control_keepalive_start (struct control *c, const char *id, unsigned interval,
-                         unsigned timeout, struct error *err)
+control_keepalive_start (struct control *c, const char *id,
+                         unsigned interval_ms, unsigned timeout,
+                         struct error *err)
 {
   int e;
 
   snprintf (c->id, sizeof c->id, "%s", id);
-  c->interval = interval > 0 ? interval : 1;
+  c->interval_ms = interval_ms;
   c->keepalive_timeout = timeout;
   c->is_stopping = false;
   e = pthread_create (&c->keepalive, NULL, keepalive_thread, c);

@@ -54,6 +54,12 @@
 #define RATE 300                /* operations per second of each writer */
 #define CHUNK UINT64_C (65536)
 #define NR_SAMPLES 24           /* points that are restored again at the end */
+/* Seconds: short, but not so short that a slow client cannot renew it. */
+#if defined (__SANITIZE_ADDRESS__) || defined (__SANITIZE_THREAD__)
+#define LEASE "4"
+#else
+#define LEASE "1"
+#endif
 #define BUSY_SECONDS 20
 #define LINE_SIZE 4096
 
@@ -559,7 +565,7 @@ follow (struct run *run, pid_t pid, int fd)
 static int
 run_client (struct run *run)
 {
-  const char *argv[24] = { tidemark, "backup", "--json", "--lease", "1" };
+  const char *argv[24] = { tidemark, "backup", "--json", "--lease", LEASE };
   char letters[MAX_DISKS][2] = { "" };
   int argc = 5, fds[2], status;
   unsigned i;
@@ -681,7 +687,7 @@ judge_run (struct run *run)
 }
 
 /* A session that a killed client has left behind holds the bitmap until its
- * lease of a second has run out.
+ * lease has run out.
  */
 static bool
 may_be_busy (struct repo *repo, int64_t since)
