@@ -62,9 +62,9 @@ struct control_call {
 int control_call (struct control *c, struct control_call *call, json_t **ret,
                   struct error *err);
 
-/* Renew the lease of the session id every interval_ms, from a thread of its own,
- * until control_keepalive_stop, which waits for an answer that is due, or close,
- * which does not.  timeout as in a call.
+/* Renew the lease of the session id every interval_ms, from a thread of its
+ * own, until control_keepalive_stop, which waits for an answer that is due, or
+ * close, which does not.  timeout as in a call.
  */
 int control_keepalive_start (struct control *c, const char *id,
                              unsigned interval_ms, unsigned timeout,
