@@ -270,16 +270,26 @@ guest_close (struct guest *g)
   free (g);
 }
 
+/* Once more if the server is killed just then: another takes its place. */
 static struct nbd_handle *
 connect_disk (unsigned disk)
 {
-  struct nbd_handle *nbd = nbd_create ();
   const char name[] = { disk_letter (disk), '\0' };
+  const struct timespec pause = { .tv_nsec = 10000000 };
+  const int64_t end = clock_ms () + BUSY_SECONDS * 1000;
+  struct nbd_handle *nbd;
 
-  if (nbd == NULL || nbd_set_export_name (nbd, name) < 0
-      || nbd_connect_unix (nbd, live_socket) < 0)
-    die ("%s: %s", live_socket, nbd_get_error ());
-  return nbd;
+  for (;;) {
+    nbd = nbd_create ();
+    if (nbd == NULL || nbd_set_export_name (nbd, name) < 0)
+      die ("%s", nbd_get_error ());
+    if (nbd_connect_unix (nbd, live_socket) == 0)
+      return nbd;
+    if (clock_ms () > end)
+      die ("%s: %s", live_socket, nbd_get_error ());
+    nbd_close (nbd);
+    nanosleep (&pause, NULL);
+  }
 }
 
 static void
