@@ -270,35 +270,58 @@ guest_close (struct guest *g)
   free (g);
 }
 
-/* Once more if the server is killed just then: another takes its place. */
+/* NULL if there is no server just now. */
 static struct nbd_handle *
 connect_disk (unsigned disk)
 {
+  struct nbd_handle *nbd = nbd_create ();
   const char name[] = { disk_letter (disk), '\0' };
-  const struct timespec pause = { .tv_nsec = 10000000 };
-  const int64_t end = clock_ms () + BUSY_SECONDS * 1000;
-  struct nbd_handle *nbd;
 
-  for (;;) {
-    nbd = nbd_create ();
-    if (nbd == NULL || nbd_set_export_name (nbd, name) < 0)
-      die ("%s", nbd_get_error ());
-    if (nbd_connect_unix (nbd, live_socket) == 0)
-      return nbd;
-    if (clock_ms () > end)
-      die ("%s: %s", live_socket, nbd_get_error ());
-    nbd_close (nbd);
-    nanosleep (&pause, NULL);
-  }
+  if (nbd == NULL || nbd_set_export_name (nbd, name) < 0)
+    die ("%s", nbd_get_error ());
+  if (nbd_connect_unix (nbd, live_socket) == 0)
+    return nbd;
+  nbd_close (nbd);
+  return NULL;
 }
 
-static void
-connect_disks (struct nbd_guest *g)
+static bool
+try_connect (struct nbd_guest *g)
 {
   unsigned i;
 
-  for (i = 0; i < nr_disks; i++)
+  for (i = 0; i < nr_disks; i++) {
     g->nbd[i] = connect_disk (i);
+    if (g->nbd[i] == NULL) {
+      while (i-- > 0)
+        nbd_close (g->nbd[i]);
+      return false;
+    }
+  }
+  return true;
+}
+
+/* To one server all of them, whose epoch is known, though others may be killed
+ * meanwhile.
+ */
+static void
+connect_disks (struct nbd_guest *g)
+{
+  const struct timespec pause = { .tv_nsec = 10000000 };
+  const int64_t end = clock_ms () + BUSY_SECONDS * 1000;
+
+  world_wait_restarted (&g->epoch);
+  for (;;) {
+    const bool is_connected = try_connect (g);
+
+    if (!world_wait_restarted (&g->epoch) && is_connected)
+      return;
+    if (is_connected)
+      disconnect_disks (g);
+    if (clock_ms () > end)
+      die ("%s: cannot connect", live_socket);
+    nanosleep (&pause, NULL);
+  }
 }
 
 static struct guest *
@@ -908,6 +931,8 @@ main (int argc, char *argv[])
       .nr_guests = NR_WRITERS,
     });
   nbd = connect_disk (0);
+  if (nbd == NULL)
+    die ("%s: %s", live_socket, nbd_get_error ());
   disk_size = (uint64_t) nbd_get_size (nbd);
   nbd_close (nbd);
   history = history_new (seed, nr_disks, disk_size / CELL);
