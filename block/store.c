@@ -64,8 +64,8 @@ store_unclaim (struct store *s)
 
 /* Say in the file that the bitmaps are not to be trusted; or, if it cannot be
  * written at all, have no file; or note it elsewhere, and go on trying.  A
- * trouble that passes may have passed at the
- * second attempt; after that, writers wait no longer.
+ * trouble that passes may have passed at the second attempt; after that,
+ * writers wait no longer.
  */
 static bool
 make_failure_durable (struct store *s)

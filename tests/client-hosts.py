@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from relay import Program
 from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal, fail
 from tls_util import NOW, Pki
 
@@ -65,23 +66,13 @@ def cable(name, host, address, other, other_address):
         run("link", "set", name, "up")
 
 
-class Relay:
-    """bench/relay on a host: 10 ms there and back, 48 MB/s."""
+class Relay(Program):
+    """On a host: 10 ms there and back, 48 MB/s."""
 
     def __init__(self, host, *addresses):
-        self.process = host.start(
+        super().__init__(host.start(
             [relay_program, "--delay=5000", "--rate=%d" % (48 * M), *addresses],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.tell("count")
-
-    def line(self):
-        return self.process.stdout.readline().split()
-
-    def tell(self, command):
-        """Bytes up and down until now."""
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        return [int(n) for n in self.line()]
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE))
 
     def stall_after(self, n):
         self.tell("at %d stall" % (self.tell("count")[1] + n))

@@ -27,6 +27,25 @@ def _socket(address):
     return socket.socket(socket.AF_UNIX), address
 
 
+class Program:
+    """bench/relay in a process that has its standard input and output as text:
+    the same, with few delays of its own.
+    """
+
+    def __init__(self, process):
+        self.process = process
+        self.tell("count")      # it listens
+
+    def line(self):
+        return self.process.stdout.readline().split()
+
+    def tell(self, command):
+        """Bytes up and down until now."""
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return [int(n) for n in self.line()]
+
+
 class Relay:
     """What is public may be called from any thread."""
 

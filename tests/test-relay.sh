@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from relay import Program
 from tidemarkd_util import check, check_equal
 
 program, tmp = sys.argv[1:]
@@ -17,24 +18,15 @@ target = socket.create_server(("127.0.0.1", 0))
 real = "127.0.0.1:%d" % target.getsockname()[1]
 
 
-class Relay:
+class Relay(Program):
     nr = 0
 
     def __init__(self, *options):
         Relay.nr += 1
         self.path = tmp + "/link%d" % Relay.nr
-        self.process = subprocess.Popen(
+        super().__init__(subprocess.Popen(
             [program, *options, self.path, real], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True)
-        self.tell("count")      # it listens
-
-    def line(self):
-        return self.process.stdout.readline().split()
-
-    def tell(self, command):
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        return [int(n) for n in self.line()]
+            stdout=subprocess.PIPE, text=True))
 
     def connect(self):
         s = socket.socket(socket.AF_UNIX)

@@ -74,12 +74,6 @@ def one_point(d, q, guest, mode):
     q.execute("backup-end", {"id": s["id"], "success": True})
 
 
-def resident(d):
-    """KiB, when what is kept for a while has been given back."""
-    time.sleep(2)
-    return d.status("VmRSS")
-
-
 def idle_client(d, session):
     export = session["disks"][0]["export"]
     q = d.qmp()
@@ -97,14 +91,17 @@ def idle_clients(d):
     with d.qmp() as q:
         session = q.execute("backup-begin", {"disks": [
             {"disk": "d0", "mode": "copy"}]})
-    # Some that pay for what all share.
-    clients = [idle_client(d, session) for _ in range(10)]
-    before = resident(d)
-    clients += [idle_client(d, session) for _ in range(nr_clients)]
-    each = (resident(d) - before) / nr_clients
+    before = d.status("VmRSS")
+    clients = [idle_client(d, session) for _ in range(nr_clients)]
+    # What each keeps for its next request is given back after a while.
+    end = time.monotonic() + TIMEOUT
+    while True:
+        each = (d.status("VmRSS") - before) / nr_clients
+        if os.environ["SANITIZERS"] != "no" or each < LIMIT:
+            break
+        check(time.monotonic() < end, "%.1f KiB for each client" % each)
+        time.sleep(0.1)
     print("%.1f KiB for each of %d clients" % (each, nr_clients), flush=True)
-    if os.environ["SANITIZERS"] == "no":
-        check(each < LIMIT, "%.1f KiB for each client" % each)
     for q, c in clients:
         c.close()
         q.close()

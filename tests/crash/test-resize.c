@@ -381,11 +381,6 @@ test_every_operation_fails (void **state)
     }
 }
 
-static void
-ignore_log (enum log_level level, const char *msg)
-{
-}
-
 int
 main (void)
 {
@@ -395,6 +390,6 @@ main (void)
   };
 
   alarm (300);                  /* it is mostly computing */
-  log_set_handler (ignore_log);
+  log_set_handler (unit_ignore_log);
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -9,18 +9,14 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-#include <cmocka.h>
 
 #include "blk-debug.h"
 #include "blk-mem.h"
@@ -30,16 +26,11 @@
 #include "log.h"
 #include "range.h"
 #include "session.h"
+#include "unit.h"
 
 #define KiB UINT64_C (1024)
 #define MiB (KiB * 1024)
 #define BLOCK CBW_BLOCK_SIZE
-
-/* Faults are meant: do not print them. */
-static __attribute__ ((unused)) void
-ignore_log (enum log_level level, const char *msg)
-{
-}
 
 /* For main: end it all if it takes too long, say because a thread waits for
  * what a failed test has left behind.

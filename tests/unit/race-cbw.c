@@ -436,6 +436,6 @@ main (void)
   };
 
   limit_test_time ();
-  log_set_handler (ignore_log);
+  log_set_handler (unit_ignore_log);
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -15,15 +15,11 @@
  */
 #include "config.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <cmocka.h>
 
 #include "blk-mem.h"
 #include "byteorder.h"
@@ -32,6 +28,7 @@
 #include "qcow2-image.h"
 #include "qcow2.h"
 #include "range.h"
+#include "unit.h"
 
 #define MAX_SECTORS 1024
 #define NR_VALUES 16            /* of a sector; 0 = zeroes */
@@ -82,15 +79,7 @@ static uint64_t random_state, seed;
 static uint64_t
 rnd (uint64_t n)
 {
-  random_state ^= random_state << 13;
-  random_state ^= random_state >> 7;
-  random_state ^= random_state << 17;
-  return (random_state >> 11) % n;
-}
-
-static void
-ignore_log (enum log_level level, const char *msg)
-{
+  return (unit_random (&random_state) >> 11) % n;
 }
 
 /* --- what sectors hold: their place shows in it, and half of it can be
@@ -746,7 +735,7 @@ main (int argc, char *argv[])
 
   directory = argc > 1 && *argv[1] ? argv[1] : NULL;
   seed = argc > 2 ? strtoul (argv[2], NULL, 0) : 0;
-  log_set_handler (ignore_log);
+  log_set_handler (unit_ignore_log);
   make_patterns ();
   return cmocka_run_group_tests (tests, NULL, NULL);
 }

@@ -10,15 +10,11 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdatomic.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 
 #include "blk-debug.h"
 #include "byteorder.h"
@@ -26,6 +22,7 @@
 #include "qcow2.h"
 #include "qcow2-image.h"
 #include "range.h"
+#include "unit.h"
 
 #define CLUSTER UINT64_C (4096)
 #define NR_CLUSTERS 200
@@ -38,15 +35,7 @@ static uint64_t random_state = 88172645463325252;
 static uint64_t
 rnd (uint64_t n)
 {
-  random_state ^= random_state << 13;
-  random_state ^= random_state >> 7;
-  random_state ^= random_state << 17;
-  return (random_state >> 11) % n;
-}
-
-static void
-ignore_log (enum log_level level, const char *msg)
-{
+  return (unit_random (&random_state) >> 11) % n;
 }
 
 /* --- an image whose sectors hold one byte value each, 0 to 31 */
@@ -768,7 +757,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (test_arbitrary_bytes),
   };
 
-  log_set_handler (ignore_log);
+  log_set_handler (unit_ignore_log);
   if (argc > 1)
     random_state += strtoul (argv[1], NULL, 0) * 7919;
   return cmocka_run_group_tests (tests, NULL, NULL);

@@ -96,16 +96,10 @@ options (void)
   };
 }
 
-/* Faults are meant: do not print them. */
-static void
-ignore_log (enum log_level level, const char *msg)
-{
-}
-
 static int
 setup (void **state)
 {
-  log_set_handler (ignore_log);
+  log_set_handler (unit_ignore_log);
   if (mkdtemp (dir) == NULL) {
     strcpy (dir, "/tmp/test-store.XXXXXX");
     if (mkdtemp (dir) == NULL)
