@@ -45,6 +45,9 @@ bad "256" $ok bitmap=vda/b0,granularity=256
 bad "b0" $ok bitmap=vda/b0 bitmap=vda/b0
 bad "4x" $ok scratch-limit=4x
 bad "scratch-limit" $ok,scratch-limit=-1
+bad "max-connections: '0': must be from 1 to 10000" $ok control=unix:good max-connections=0
+bad "max-connections" $ok control=unix:good max-connections=many
+bad "l2-cache-entry-size" $ok,l2-cache-entry-size=4k
 bad "nope-dir" $ok scratch-dir=nope-dir
 bad "control" $ok control=
 bad "nowhere" $ok control=unix:/nowhere/ctl
