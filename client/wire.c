@@ -195,9 +195,9 @@ try_until (struct wire *w, struct line **ret, struct error *err)
       return r;
     }
     if (clock_ms () + w->delay_ms > end)
-      return error_set (err, ENOTCONN, "the connection to the server was lost"
-                        " and could not be had again within %u s: %s",
-                        w->options.retry, last.msg);
+      return error_set (err, ENOTCONN, "%s: the connection to the server was"
+                        " lost and could not be had again within %u s: %s",
+                        w->uri, w->options.retry, last.msg);
     if (!wait_delay (w))
       return cancelled (w, err);
   }
@@ -218,7 +218,8 @@ connect_again (struct wire *w)
     w->delay_ms = FIRST_DELAY_MS;
   }
   if (w->options.retry == 0)
-    r = error_set (&why, ENOTCONN, "the connection to the server was lost");
+    r = error_set (&why, ENOTCONN, "%s: the connection to the server was lost",
+                   w->uri);
   else {
     log_warning ("%s: the connection is lost; trying to go on", w->uri);
     /* Nothing has come over the last one either. */

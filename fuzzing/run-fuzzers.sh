@@ -62,6 +62,20 @@ findings ()
         "$out/$1/default/hangs" -type f ! -name README.txt 2>/dev/null || :
 }
 
+# What the log says but for its progress, and the inputs themselves: where only
+# what is printed is kept, a finding is not lost.
+show ()
+{
+    local f nr=0
+    grep -v -E '^#[0-9]+[[:space:]]' "$out/$1/log" | tail -n 60 || :
+    while read -r f; do
+        nr=$((nr + 1))
+        if [ -z "$f" ] || [ $nr -gt 3 ]; then break; fi
+        printf '%s; to have it again: base64 -d | xz -d >FILE\n' "$f"
+        xz -9 -c "$f" | base64 | head -c 20000
+    done <<<"$2"
+}
+
 bad=0
 for source in "$top"/fuzz-*.c; do
     target=$(basename "$source" .c)
@@ -71,7 +85,7 @@ for source in "$top"/fuzz-*.c; do
     "run_$engine" "$target" || status=$?
     found=$(findings "$target")
     if [ $status -ne 0 ] || [ -n "$found" ]; then
-        tail -n 40 "$out/$target/log"
+        show "$target" "$found"
         printf 'fuzz-%s (%s): FAILED; %s\n' "$target" "$engine" \
             "${found:-see $out/$target/log}"
         bad=1
