@@ -23,6 +23,7 @@ struct disk {
   enum cbw_on_error on_scratch_error;
   char *path;                   /* of the disk's file; NULL = it is none of
                                    which anything is known */
+  struct store_identity opened; /* what path named then; inode 0 = unknown */
   char *store_path;             /* NULL = no store */
   char *store_places[STORE_MAX_PLACES]; /* paths in store_options */
   struct store_options store_options;   /* less what changes */

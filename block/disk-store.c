@@ -58,8 +58,10 @@ set_identity (const struct statx *st, struct store_identity *ret)
       + st->stx_btime.tv_nsec;
 }
 
-/* As it is now. */
-static void
+/* As it is now.  False if the name is another file's or nobody's by now: then
+ * it is as it was when it was opened, which that other file is not.
+ */
+static bool
 get_identity (const struct disk *d, struct store_identity *ret)
 {
   struct statx st = { .stx_mask = 0 };
@@ -68,6 +70,12 @@ get_identity (const struct disk *d, struct store_identity *ret)
                         &st) < 0)
     st.stx_mode = 0;
   set_identity (&st, ret);
+  if (d->opened.inode == 0
+      || (ret->inode == d->opened.inode
+          && ret->birth_ns == d->opened.birth_ns))
+    return true;
+  *ret = d->opened;
+  return false;
 }
 
 /* A daemon leaves the directory that relative names refer to. */
@@ -301,14 +309,13 @@ flag_image_bitmaps (struct disk *d, struct error *err)
 int
 disk_load_bitmaps (struct disk *d, const struct statx *st, struct error *err)
 {
-  struct store_identity identity = { .inode = 0 };
   int r = 0;
 
   if (st && d->path)
-    set_identity (st, &identity);
+    set_identity (st, &d->opened);
   gate_close (&d->gate);
   if (d->store_path)
-    r = find_store (d, &identity, err);
+    r = find_store (d, &d->opened, err);
   if (r == 0)
     r = image_bitmaps_load (d->node, d->dirty, &d->left, err);
   if (r == 0 && d->store) {
@@ -334,7 +341,9 @@ disk_store_close (struct disk *d, bool is_clean)
     store_abandon (d->store);
     return 0;
   }
-  get_identity (d, &identity);
+  if (!get_identity (d, &identity))
+    log_warning ("disk '%s': '%s' is not the file any more that has been"
+                 " served: what was written is not there", d->name, d->path);
   return store_close (d->store, &identity);
 }
 

@@ -110,6 +110,15 @@ fresh()
 shutil.copyfile(RAW, tmp + "/copy")
 os.rename(tmp + "/copy", RAW)
 expect_inconsistent("another file", "the store belongs to another file")
+# It has taken the place of the disk while that was served.
+fresh()
+with server() as d:
+    shutil.copyfile(RAW, tmp + "/copy")
+    os.rename(tmp + "/copy", RAW)
+    d.write("vda", 4 << 20, 65536)
+    check_equal(d.stop(), 0, "exit status")
+expect_inconsistent("replaced while served",
+                    "the store belongs to another file")
 fresh()
 os.truncate(RAW, 32 << 20)
 expect_inconsistent("another size", "the disk has 33554432 bytes now")
