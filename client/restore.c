@@ -37,6 +37,7 @@ struct restore {
   const struct restore_options *options;
   uint64_t size;
   struct blk *target;
+  struct blk *replaced;         /* the old file, locked; NULL = none */
   bool is_new;                  /* the target is all zero */
   int fd;                       /* of a new file, for write-back; or -1 */
   char *path;                   /* where a new file goes in the end */
@@ -228,12 +229,28 @@ open_file (struct restore *r, struct error *err)
   return 0;
 }
 
+/* A disk that is served, or that a guest uses, must not get lost under it.
+ * Whatever else prevents opening the old file does not matter.
+ */
+static int
+lock_replaced (struct restore *r, struct error *err)
+{
+  struct error why = ERROR_INIT;
+  int e = blk_file_open (r->path, BLK_FILE_ANY_SIZE, &r->replaced, &why);
+
+  if (e != -EBUSY)
+    return 0;
+  *err = why;
+  return e;
+}
+
 static int
 open_target (struct restore *r, struct error *err)
 {
   const char *output = r->options->output;
   bool is_nbd = blk_is_nbd_uri (output);
   struct stat st;
+  int e;
 
   if (!is_nbd && stat (output, &st) == 0) {
     if (!S_ISREG (st.st_mode) && !S_ISBLK (st.st_mode))
@@ -260,7 +277,8 @@ open_target (struct restore *r, struct error *err)
   r->path = r->mode ? realpath (output, NULL) : strdup (output);
   if (!r->path)
     return error_set_errno (err, errno, "%s", output);
-  return open_file (r, err);
+  e = r->mode ? lock_replaced (r, err) : 0;
+  return e < 0 ? e : open_file (r, err);
 }
 
 static int
@@ -389,6 +407,8 @@ restore_run (const struct restore_options *options,
     e = finish (&r, err);
   if (r.target)
     blk_close (r.target);
+  if (r.replaced)
+    blk_close (r.replaced);
   if (r.fd >= 0)
     close (r.fd);
   if (r.temporary)

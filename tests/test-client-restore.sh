@@ -10,6 +10,9 @@ random_file "$tmp/vdb.raw" 1
 start_tidemarkd vda vdb
 repo=$tmp/repo
 run_ok "$tidemark" backup "$ctl" "$repo"
+# Not over a disk that is served.
+expect_status 1 "vda.raw: in use: another process" \
+    "$tidemark" restore --force -d vda "$repo" "$tmp/vda.raw"
 cp --sparse=always "$tmp/vda.raw" "$tmp/copy1.raw"
 guest vda 'write -P 1 30M 1M' 'write -z 1M 1M'
 run_ok "$tidemark" backup "$ctl" "$repo"
