@@ -168,9 +168,20 @@ write_pid_file (const char *path, struct error *err)
   return 0;
 }
 
+/* Unless it is another process's by now. */
 static void
 remove_pid_file (const char *path)
 {
+  long pid = 0;
+  FILE *fp = fopen (path, "re");
+
+  if (fp) {
+    if (fscanf (fp, "%ld", &pid) != 1)
+      pid = 0;
+    fclose (fp);
+    if (pid != (long) getpid ())
+      return;
+  }
   if (unlink (path) < 0 && errno != ENOENT)
     log_warning ("--pid-file '%s': cannot remove: %s", path,
                  strerror (errno));
@@ -243,10 +254,12 @@ absolute_path (const char *path)
   return cwd && asprintf (&ret, "%s/%s", cwd, path) >= 0 ? ret : NULL;
 }
 
-/* From here on in the process that serves. */
+/* From here on in the process that serves.  *ret_pid_file: is to be removed
+ * when the disks are closed, and freed.
+ */
 static int
 run (struct service *s, const struct daemon_options *options, int ready_fd,
-     struct error *err)
+     char **ret_pid_file, struct error *err)
 {
   CLEANUP_CLOSE int signal_fd = open_signals ();
   CLEANUP_FREE char *pid_file = NULL;
@@ -260,14 +273,15 @@ run (struct service *s, const struct daemon_options *options, int ready_fd,
       return error_set_errno (err, errno, "--pid-file");
   }
   r = start (s, err);
-  if (r == 0)
-    r = announce (options, pid_file, ready_fd, err);
+  if (r < 0)
+    return r;
+  r = announce (options, pid_file, ready_fd, err);
+  *ret_pid_file = pid_file;
+  pid_file = NULL;
   if (r == 0) {
     wait_for_end (s, signal_fd);
     systemd_notify ("STOPPING=1");
   }
-  if (pid_file)
-    remove_pid_file (pid_file);
   return r;
 }
 
@@ -277,6 +291,7 @@ main (int argc, char *argv[])
   struct daemon_options options = { .pid_file = NULL };
   struct error err = ERROR_INIT;
   CLEANUP_CLOSE int ready_fd = -1;
+  CLEANUP_FREE char *pid_file = NULL;
   struct service *s;
   int status, r;
 
@@ -304,10 +319,12 @@ main (int argc, char *argv[])
   if (r >= 0 && options.is_daemon)
     r = fork_daemon (&ready_fd, &err);
   if (r >= 0)
-    r = run (s, &options, ready_fd, &err);
+    r = run (s, &options, ready_fd, &pid_file, &err);
   if (r < 0)
     log_error ("%s", err.msg);
   if (service_free (s) < 0)
     r = -EIO;
+  if (pid_file)
+    remove_pid_file (pid_file);
   return r < 0 ? EXIT_STATUS_FAILED : EXIT_STATUS_OK;
 }

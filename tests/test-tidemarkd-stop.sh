@@ -65,6 +65,25 @@ with Tidemarkd(tmp, *DISK, "--control", "unix:%s/same" % tmp,
     os.unlink(tmp + "/same")
     os.unlink(tmp + "/moved")
 
+# One that cannot start leaves the pid file of the one that runs; so does one
+# that ends when it is another's.
+PID = ["--pid-file", tmp + "/pid"]
+with Tidemarkd(tmp, *DISK, *PID) as d:
+    done = subprocess.run(
+        [os.environ["TIDEMARKD"], *DISK, *PID, "--control", "unix:" + tmp +
+         "/c"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        timeout=TIMEOUT)
+    check_equal(done.returncode, 1, "exit status")
+    check(b"in use" in done.stdout, done.stdout)
+    with open(tmp + "/pid") as f:
+        check_equal(f.read(), "%d\n" % d.process.pid, "pid file")
+    with open(tmp + "/pid", "w") as f:
+        f.write("1\n")
+    check_equal(d.stop(), 0, "exit status")
+with open(tmp + "/pid") as f:
+    check_equal(f.read(), "1\n", "another's pid file")
+os.unlink(tmp + "/pid")
+
 # --daemon returns when it can be connected to; relative names mean the
 # directory that it was started in; stderr is let go.
 done = subprocess.run(
