@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
 # New images of ours under QEMU's tools: sizes that end within a cluster,
-# every cluster size, backing files shorter and longer, 16 TiB.
+# every cluster size, backing files shorter and longer, preallocation, 16 TiB.
 . ./functions.sh
 requires qemu-img qemu-io
 
@@ -48,6 +48,31 @@ open new.qcow2 ro
 dump dump
 END
 check_equal "written by QEMU"
+
+# Preallocation: as many clusters have a place as with QEMU, and they have their
+# space on the disk or not.
+allocated ()
+{
+    qemu-img check -f qcow2 --output=json "$1" |
+        json 'j.get("allocated-clusters", 0)'
+}
+for how in off metadata falloc full; do
+    for more in "" data_file=ours.data; do
+        rm -f ours.* theirs.*
+        "$io" <<<"new ours.qcow2 8388608 preallocation=$how $more" ||
+            fail "preallocation=$how $more"
+        qemu-img create -q -f qcow2 -o "preallocation=$how" \
+            ${more:+-o "${more/ours/theirs}"} theirs.qcow2 8M
+        [ "$(allocated ours.qcow2)" = "$(allocated theirs.qcow2)" ] ||
+            fail "$how $more: $(allocated ours.qcow2) clusters have a place"
+        blocks=$(stat -c %b ours.* | paste -s -d +)
+        case $how in
+            falloc | full) [ $((blocks)) -ge 16384 ] ;;
+            *) [ $((blocks)) -lt 4096 ] ;;
+        esac || fail "$how $more: $blocks blocks of space"
+        qemu-img check -q -f qcow2 ours.qcow2 || fail "$how $more: check"
+    done
+done
 
 # 16 TiB, the first, a middle and the last cluster used; nothing else is.
 tib=$((1 << 40))

@@ -22,7 +22,8 @@ unit_test_qcow2_pack_SOURCES = unit/test-qcow2-pack.c \
 UNIT_TESTS += unit/test-qcow2-check
 unit_test_qcow2_check_SOURCES = unit/test-qcow2-check.c \
 	unit/qcow2-image.c unit/qcow2-image.h
-SCRIPT_TESTS += test-fuzz-qcow2.sh test-qcow2-bad.sh interop-qemu-bitmaps.sh \
+SCRIPT_TESTS += test-fuzz-qcow2.sh test-qcow2-bad.sh \
+	test-qcow2-other-files.sh interop-qemu-bitmaps.sh \
 	interop-qemu-qcow2-check.sh interop-qemu-qcow2-chain.sh \
 	interop-qemu-qcow2-crash.sh interop-qemu-qcow2-create.sh \
 	interop-qemu-qcow2-features.sh \
