@@ -200,18 +200,23 @@ with Tidemarkd(tmp, "--disk",
 with open(image, "rb") as f:
     check(f.read() == before, "a read-only disk was written")
 
+def start_qsd():
+    """A pidfd of a qemu-storage-daemon that serves the image."""
+    qsd = subprocess.Popen(
+        ["qemu-storage-daemon", "--chardev",
+         "socket,id=c,path=%s/qsd.sock,server=on,wait=off" % tmp,
+         "--monitor", "chardev=c", "--blockdev",
+         "qcow2,node-name=n,file.driver=file,file.filename=" + image,
+         "--nbd-server", "addr.type=unix,addr.path=%s/qsd-nbd.sock" % tmp,
+         "--export", "nbd,id=e,node-name=n,name=n,writable=on",
+         "--pidfile", tmp + "/qsd.pid", "--daemonize"])
+    check_equal(qsd.wait(30), 0, "qemu-storage-daemon")
+    with open(tmp + "/qsd.pid") as f:
+        return os.pidfd_open(int(f.read()))
+
+
 # qemu-storage-daemon makes one, records in it and quits.
-qsd = subprocess.Popen(
-    ["qemu-storage-daemon", "--chardev",
-     "socket,id=c,path=%s/qsd.sock,server=on,wait=off" % tmp,
-     "--monitor", "chardev=c", "--blockdev",
-     "qcow2,node-name=n,file.driver=file,file.filename=" + image,
-     "--nbd-server", "addr.type=unix,addr.path=%s/qsd-nbd.sock" % tmp,
-     "--export", "nbd,id=e,node-name=n,name=n,writable=on",
-     "--pidfile", tmp + "/qsd.pid", "--daemonize"])
-check_equal(qsd.wait(30), 0, "qemu-storage-daemon")
-with open(tmp + "/qsd.pid") as f:
-    fd = os.pidfd_open(int(f.read()))
+fd = start_qsd()
 with Qmp(tmp + "/qsd.sock") as q:
     q.execute("block-dirty-bitmap-add",
               {"node": "n", "name": "qsd", "persistent": True,
@@ -258,4 +263,37 @@ for name in ("off", "qsd", "small"):
     run("qemu-img", "bitmap", "--remove", image, name)
 clean(image)
 check_equal(info(image), {}, "none left")
+
+# QEMU was killed: what it had is known to be inconsistent; a full backup makes
+# it anew, and QEMU goes on with that.
+image = tmp + "/theirs.qcow2"
+run("qemu-img", "create", "-q", "-f", "qcow2", image, str(SIZE))
+for name in "b", "off":
+    run("qemu-img", "bitmap", "--add", image, name)
+run("qemu-img", "bitmap", "--disable", image, "off")
+fd = start_qsd()
+run("qemu-io", "-f", "raw", "-c", "write 10M 1M", "-c", "flush",
+    "nbd+unix:///n?socket=%s/qsd-nbd.sock" % tmp)
+signal.pidfd_send_signal(fd, signal.SIGKILL)
+check(select.select([fd], [], [], 30)[0], "qemu-storage-daemon lives")
+check_equal(info(image), {"b": (65536, ["auto", "in-use"]),
+                          "off": (65536, ["in-use"])}, "QEMU was killed")
+with serve() as d, d.qmp() as q:
+    for name, b in d.bitmaps(q).items():
+        check_equal((b["inconsistent"], b["recording"]), (True, False), name)
+        check("not saved to the image" in b["reason"], b["reason"])
+    s = q.execute("backup-begin", {"bitmap": "b"})
+    check_equal(s["disks"][0]["mode"], "full", "mode")
+    check("is inconsistent" in s["disks"][0]["why"], s["disks"][0]["why"])
+    q.execute("backup-end", {"id": s["id"], "success": True})
+    d.write("vda", 30 * M, 65536)
+    stop(d)
+check_equal(info(image), {"b": (65536, ["auto"]), "off": (65536, ["in-use"])},
+            "made anew")
+shadow = Shadow(b=(65536, set()))
+shadow.mark(30 * M, 65536, shadow)
+qemu_write(image, 5 * M, 65536)
+shadow.mark(5 * M, 65536, shadow)
+shadow.check(lambda n: in_qemu(image, n), "QEMU goes on")
+clean(image)
 END
