@@ -46,7 +46,8 @@ SCRIPT_TESTS += test-client-hostile-control.sh
 EXTRA_DIST += fake-control.py
 SCRIPT_TESTS += test-client-device.sh test-client-tls.sh
 EXTRA_DIST += relay.py client-resume.py
-SCRIPT_TESTS += test-client-resume.sh test-client-partial.sh \
+SCRIPT_TESTS += test-client-resume.sh test-client-resume-killed.sh \
+	test-client-partial.sh \
 	test-client-modes.sh test-client-reasons.sh test-client-disks.sh \
 	test-client-parallel.sh \
 	test-client-ends.sh
