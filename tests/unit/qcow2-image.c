@@ -462,3 +462,65 @@ image_set_refcount_order (struct file *f, unsigned order)
     store (&c, f->bytes, i, values[i]);
   free (values);
 }
+
+/* --- a snapshot */
+
+/* One reference more to each cluster that the entry at p is about. */
+static uint64_t
+share_entry (struct check *c, struct file *f, uint64_t p)
+{
+  uint64_t entry = load_be64 (f->bytes + p), host = entry & OFFSET;
+
+  store_be64 (f->bytes + p, entry & ~TOP);
+  if (host)
+    store (c, f->bytes, host >> c->bits, stored (c, host >> c->bits) + 1);
+  return host;
+}
+
+void
+image_take_snapshot (struct file *f)
+{
+  const uint64_t l1 = load_be64 (f->bytes + 40), nr = load_be32 (f->bytes + 36);
+  struct image_report report;
+  uint64_t cluster, copy, table, l2;
+  struct check c;
+
+  check_init (&c, f, &report);
+  cluster = UINT64_C (1) << c.bits;
+  copy = round_up (f->size, cluster);
+  table = copy + round_up (nr * 8, cluster);
+  f->size = table + cluster;
+  if (f->size > f->capacity)
+    abort ();
+  for (uint64_t i = 0; i < nr; i++) {
+    l2 = share_entry (&c, f, l1 + i * 8);
+    for (uint64_t k = 0; l2 && k < cluster; k += 8)
+      share_entry (&c, f, l2 + k);
+  }
+  memset (f->bytes + copy, 0, f->size - copy);
+  memcpy (f->bytes + copy, f->bytes + l1, nr * 8);
+  for (uint64_t i = copy; i < f->size; i += cluster)
+    store (&c, f->bytes, i >> c.bits, 1);
+  store_be64 (f->bytes + table, copy);
+  store_be32 (f->bytes + table + 8, (uint32_t) nr);
+  store_be16 (f->bytes + table + 12, 1);        /* the id */
+  store_be16 (f->bytes + table + 14, 1);        /* and the name */
+  store_be32 (f->bytes + table + 36, 16);       /* bytes of extra data: */
+  memcpy (f->bytes + table + 48, f->bytes + 24, 8);     /* the disk's size */
+  memcpy (f->bytes + table + 56, "1s", 2);
+  store_be32 (f->bytes + 60, 1);
+  store_be64 (f->bytes + 64, table);
+}
+
+const uint8_t *
+image_snapshot_data (const struct file *f, uint64_t guest)
+{
+  const uint64_t per_table = UINT64_C (1) << (load_be32 (f->bytes + 20) - 3);
+  uint64_t l1 = load_be64 (f->bytes + load_be64 (f->bytes + 64)), l2, entry;
+
+  l2 = load_be64 (f->bytes + l1 + guest / per_table * 8) & OFFSET;
+  if (l2 == 0)
+    return NULL;
+  entry = load_be64 (f->bytes + l2 + guest % per_table * 8);
+  return (entry & OFFSET) && !(entry & 1) ? f->bytes + (entry & OFFSET) : NULL;
+}

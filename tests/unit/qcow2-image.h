@@ -57,4 +57,11 @@ void image_check (const uint8_t *bytes, uint64_t size,
  */
 void image_set_refcount_order (struct file *f, unsigned order);
 
+/* Take an internal snapshot of an image that no node is on, has none, standard
+ * entries, and nothing compressed; its refcount block must suffice.
+ */
+void image_take_snapshot (struct file *f);
+/* Where the snapshot's data of a guest cluster is, or NULL: zeroes. */
+const uint8_t *image_snapshot_data (const struct file *f, uint64_t guest);
+
 #endif /* TIDEMARK_TESTS_QCOW2_IMAGE_H */

@@ -6,7 +6,8 @@
  * Claims, for each state that the files can be left in: a check finds no
  * corruption, though it may find leaks; the image opens; each sector holds what
  * was flushed or one of its contents since; the size is an old or the new one;
- * what it grows by then is zeroes; and it can be worked with.  test-qcow2-fault
+ * what it grows by then is zeroes; an internal snapshot holds all that it did;
+ * and it can be worked with.  test-qcow2-fault
  * looks at plain images in the same way, with a check of its own.
  *
  * usage: test-qcow2-crash [DIRECTORY [SEED]]
@@ -30,6 +31,7 @@
 #include "range.h"
 #include "unit.h"
 
+#define KIB 1024
 #define MAX_SECTORS 1024
 #define NR_VALUES 16            /* of a sector; 0 = zeroes */
 #define CAPACITY (UINT64_C (4) << 20)
@@ -62,6 +64,7 @@ struct kind {
   bool is_compressed;           /* some writes are */
   bool is_resized;
   bool is_appended;             /* one ascending pass, and resumed */
+  bool is_shared;               /* with an internal snapshot */
 };
 
 static const struct kind *kind;
@@ -337,6 +340,40 @@ check_raw (const uint32_t *may)
     value_of (f->bytes + i * 512, i, may[i], "data file");
 }
 
+/* The disk when the snapshot was taken. */
+static struct {
+  uint8_t data[MAX_SECTORS * 512];
+  unsigned size;                /* sectors */
+} snapshot;
+
+static void
+take_snapshot (void)
+{
+  open_image (AGAIN);
+  snapshot.size = model.size;
+  assert_int_equal (blk_pread (node, snapshot.data, model.size * 512, 0, 0),
+                    0);
+  assert_int_equal (blk_close (node), 0);
+  image_take_snapshot (&files[IMAGE]);
+}
+
+static void
+check_snapshot (void)
+{
+  static const uint8_t zeroes[4 * KIB];
+  const uint8_t *p;
+  uint64_t n;
+
+  if (!kind->is_shared)
+    return;
+  for (uint64_t off = 0; off < snapshot.size * 512; off += n) {
+    n = MIN (kind->cluster_size, snapshot.size * 512 - off);
+    p = image_snapshot_data (&files[IMAGE], off / kind->cluster_size);
+    if (memcmp (p ? p : zeroes, snapshot.data + off, n) != 0)
+      fail_msg ("the snapshot has changed at %d", (int) off);
+  }
+}
+
 /* From here on each sector has one value. */
 static void
 check_sectors (const uint32_t *may)
@@ -441,6 +478,7 @@ check_reopened (const uint32_t *may)
 
   memcpy (raw, may, sizeof raw);
   check_raw (raw);
+  check_snapshot ();
   if (!is_marked_dirty ())
     check_image (kind->is_appended ? QCOW2_REPAIR_LEAKS : QCOW2_REPAIR_NONE);
   open_image (kind->is_appended ? APPEND : AGAIN);
@@ -453,6 +491,7 @@ check_reopened (const uint32_t *may)
   assert_int_equal (blk_close (node), 0);
   assert_false (is_marked_dirty ());
   check_raw (raw);
+  check_snapshot ();
   check_image (QCOW2_REPAIR_NONE);
   open_image (AGAIN);
   check_sectors (model.now);
@@ -518,6 +557,8 @@ record (bool is_new, struct file *base)
       random_step (i);
     flush ();
     assert_int_equal (blk_close (node), 0);
+    if (kind->is_shared)
+      take_snapshot ();
     open_image (AGAIN);
   }
   for (unsigned i = 0; i < NR_FILES; i++) {
@@ -659,8 +700,6 @@ lose_power (bool is_new)
 
 /* --- the kinds */
 
-#define KIB 1024
-
 static const struct kind extended = {
   .cluster_size = 16 * KIB, .nr_sectors = 500, .is_extended = true,
 };
@@ -709,12 +748,25 @@ static const struct kind appended_small = {
   .refcount_bits = 64,
 };
 
+static const struct kind shared = {
+  .cluster_size = 4 * KIB, .nr_sectors = 500, .is_shared = true,
+};
+static const struct kind shared_narrow = {
+  .cluster_size = 2 * KIB, .nr_sectors = 500, .is_shared = true,
+  .refcount_bits = 2, .is_lazy = true,
+};
+static const struct kind shared_resized = {
+  .cluster_size = 2 * KIB, .nr_sectors = 700, .is_shared = true,
+  .is_resized = true,
+};
+
 static void
 test_kind (void **state)
 {
   kind = *state;
   random_state = 88172645463325252 + seed * 7919;
-  lose_power (true);
+  if (!kind->is_shared)
+    lose_power (true);
   if (!kind->is_appended)
     lose_power (false);
 }
@@ -730,7 +782,8 @@ main (int argc, char *argv[])
     KIND (data_file_raw), KIND (data_file_extended), KIND (compressed),
     KIND (compressed_narrow), KIND (resized), KIND (resized_backed),
     KIND (resized_raw), KIND (appended), KIND (appended_compressed),
-    KIND (appended_small),
+    KIND (appended_small), KIND (shared), KIND (shared_narrow),
+    KIND (shared_resized),
   };
 
   directory = argc > 1 && *argv[1] ? argv[1] : NULL;
