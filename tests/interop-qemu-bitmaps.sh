@@ -296,4 +296,22 @@ qemu_write(image, 5 * M, 65536)
 shadow.mark(5 * M, 65536, shadow)
 shadow.check(lambda n: in_qemu(image, n), "QEMU goes on")
 clean(image)
+
+# The disk grows, its new part dirty, and shrinks; so do the bitmaps that are
+# stored, and what cannot be trusted is no hindrance.
+for size in 96 * M, 24 * M + 512:
+    with serve() as d, d.qmp() as q:
+        q.execute("block_resize", {"device": "vda", "size": size})
+        d.write("vda", size - 512, 512)
+        if size > SIZE:
+            shadow.mark(SIZE, size - SIZE, shadow)
+        else:
+            shadow.mark(size - 512, 512, shadow)
+            shadow["b"][1].intersection_update(range(-(-size // 65536)))
+        shadow.check(lambda n: served(d, n), "resized")
+        stop(d)
+    check_equal(info(image), {"b": (65536, ["auto"]),
+                              "off": (65536, ["in-use"])}, "resized")
+    shadow.check(lambda n: in_qemu(image, n), "resized, stored")
+    clean(image)
 END

@@ -26,7 +26,7 @@ from tls_util import (FUTURE, PAST, Pki, TlsQmp, TlsTidemarkd,
 
 ERR_TLS_REQD = 2**31 + 5
 
-for tool in ("certtool", "nbdinfo"):
+for tool in ("certtool", "nbdinfo", "qemu-io"):
     if shutil.which(tool) is None:
         sys.exit(f"{tool} is not installed")
 
@@ -282,6 +282,40 @@ def test_psk():
         refused(s.ports[0], "alice")
         s.wait_message("the client has no pre-shared key")
         assert nbdinfo(f"nbd://localhost:{s.ports[0]}/a")[0] != 0
+
+
+def qemu_io(port, *creds):
+    """(status, its message) of a client of QEMU's that writes and reads."""
+    tls = ["--object", "tls-creds-%s,id=t,endpoint=client,dir=%s" % creds] \
+        if creds else []
+    p = subprocess.run(
+        ["qemu-io", *tls, "--image-opts", "driver=nbd,export=a,server.type="
+         "inet,server.host=localhost,server.port=%d%s"
+         % (port, ",tls-creds=t" if creds else ""),
+         "-c", "write -P 7 0 64k", "-c", "read -P 7 0 64k"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return p.returncode, p.stdout
+
+
+def test_qemu():
+    """QEMU's client, with its files where it looks for them."""
+    with serve(*X509) as s:
+        status, text = qemu_io(s.ports[0], "x509", ALICE)
+        assert status == 0 and text.count("65536/65536") == 2, text
+        assert qemu_io(s.ports[0], "x509", PKI.path("nobody"))[0] != 0
+        s.wait_message("the client has no certificate")
+        assert qemu_io(s.ports[0])[0] != 0
+        s.wait_message("refused: no TLS")
+        assert s.stop() == 0
+    keys = PKI.psk("server.psk", "erin")
+    os.mkdir(PKI.path("erin"))
+    with open(keys) as f, open(PKI.path("erin", "keys.psk"), "w") as own:
+        own.write(f.read())
+    with serve("--tls-psk", keys) as s:
+        status, text = qemu_io(s.ports[0], "psk",
+                               PKI.path("erin") + ",username=erin")
+        assert status == 0 and text.count("65536/65536") == 2, text
+        assert s.stop() == 0
 
 
 def test_control():
