@@ -12,6 +12,7 @@ from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal
 K = 1 << 10
 M = 1 << 20
 SIZE = 192 * M
+NR_PIECES = 60000
 tmp = sys.argv[1]
 
 
@@ -43,12 +44,21 @@ with open(tmp + "/vda.raw", "wb") as f:
     f.truncate(SIZE)
 with open(tmp + "/vdb.raw", "wb") as f:
     f.truncate(8 << 40)
+# As many extents as there can be in so much data: several times what is known
+# of the map at any time.
+with open(tmp + "/vdc.raw", "wb") as f:
+    for off in range(0, NR_PIECES * 8 * K, 8 * K):
+        f.seek(off)
+        f.write(b"data" * K)
+    f.truncate(NR_PIECES * 8 * K)
 with Tidemarkd(tmp, "--disk", "vda,file=%s/vda.raw" % tmp,
-               "--disk", "vdb,file=%s/vdb.raw" % tmp) as d:
+               "--disk", "vdb,file=%s/vdb.raw" % tmp,
+               "--disk", "vdc,file=%s/vdc.raw" % tmp) as d:
     check_bounded(d, "least", 32)
     check_bounded(d, "some", 64, "--connections", "8")
     check_bounded(d, "zstd", 64, "--compress", "zstd:3")
     check_bounded(d, "zlib", 32, "--compress", "zlib")
+    check_bounded(d, "scattered", 32, "--disk", "vdc", "--cluster-size", "4k")
     check_bounded(d, "large-clusters", 64, "--cluster-size", "2M")
     much = ("--compress", "zstd:19", "--cluster-size", "2M")
     check_bounded(d, "much", 96, *much)
