@@ -254,9 +254,10 @@ each_window (struct check *c, int (*each) (struct check *c, uint64_t first))
 
 /* --- the "copied" flags */
 
-/* Whether the flag of entry is wrong. */
+/* Whether the flag of entry, number i of what, is wrong. */
 static int
-check_flag (struct check *c, uint64_t entry, bool *ret_wrong)
+check_flag (struct check *c, uint64_t entry, const char *what, uint64_t i,
+            bool *ret_wrong)
 {
   uint64_t refcount = 0;
   int error;
@@ -264,6 +265,10 @@ check_flag (struct check *c, uint64_t entry, bool *ret_wrong)
   error = stored_refcount (c, (entry & QCOW2_OFFSET_MASK)
                            >> c->q->cluster_bits, &refcount);
   *ret_wrong = error == 0 && (refcount == 1) != !!(entry & QCOW2_COPIED);
+  if (*ret_wrong && c->is_flag_pass)
+    check_found (c, false, "%s %" PRIu64 " %s the copied flag, but its cluster"
+                 " has refcount %" PRIu64, what, i,
+                 entry & QCOW2_COPIED ? "has" : "lacks", refcount);
   return error;
 }
 
@@ -300,12 +305,9 @@ check_l2_flags (struct check *c, uint64_t i, uint64_t table)
       continue;
     is_wrong = true;            /* a compressed one with the flag */
     if (has_flag (c, entry)) {
-      error = check_flag (c, entry, &is_wrong);
+      error = check_flag (c, entry, "guest cluster", i * nr + k, &is_wrong);
       if (error < 0)
         return error;
-      if (is_wrong && c->is_flag_pass)
-        check_found (c, false, "the copied flag of guest cluster %" PRIu64
-                     " is wrong", i * nr + k);
     }
     if (is_wrong && is_mending_all (c)) {
       store_be64 (c->l2 + k * size, entry ^ QCOW2_COPIED);
@@ -323,13 +325,10 @@ check_l1_flags (struct check *c, uint64_t i, uint64_t entry)
 {
   uint8_t field[8];
   bool is_wrong;
-  int error = check_flag (c, entry, &is_wrong);
+  int error = check_flag (c, entry, "L1 entry", i, &is_wrong);
 
   if (error < 0)
     return error;
-  if (is_wrong && c->is_flag_pass)
-    check_found (c, false, "the copied flag of L1 entry %" PRIu64
-                 " is wrong", i);
   if (is_wrong && is_mending_all (c)) {
     store_be64 (field, entry ^ QCOW2_COPIED);
     error = blk_pwrite (c->q->file, field, sizeof field,

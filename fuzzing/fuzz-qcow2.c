@@ -337,7 +337,7 @@ handle_bitmaps (struct blk *blk)
 
 struct checking {
   unsigned nr_asked;
-  uint64_t nr_flags;            /* copied flags that are wrong */
+  uint64_t nr_flags;            /* copied flags that are missing */
 };
 
 static bool
@@ -353,7 +353,7 @@ count_flags (void *opaque, bool is_leak, const char *msg)
 {
   struct checking *c = opaque;
 
-  c->nr_flags += strncmp (msg, "the copied flag of ", 19) == 0;
+  c->nr_flags += strstr (msg, " lacks the copied flag, ") != NULL;
 }
 
 /* False if the check was not completed. */
@@ -379,6 +379,7 @@ check (struct files *f, enum qcow2_repair repair,
 
 /* A cluster that two guest clusters share, which no program makes, loses one of
  * them by a write: that the other could have the copied flag then is no harm.
+ * The flag on a cluster with other owners is: a write changes theirs.
  */
 static bool
 is_sound (struct files *f)

@@ -260,6 +260,15 @@ NOT_MENDED = {"snapshot_l1_beyond", "snapshot_l1_unaligned"}
 # QEMU itself does not keep the flags right where data that is referred to
 # twice, without a snapshot, loses one of them.
 NOT_WRITTEN = {"l1_same_table"}
+# What ours says, besides what it ends with.
+SAYS = {
+    "copied_missing": "guest cluster %d lacks the copied flag, but its cluster"
+                      " has refcount 1" % OWN,
+    "copied_on_shared": "guest cluster %d has the copied flag, but its cluster"
+                        " has refcount 2" % SHARED,
+    "copied_l1_missing": "L1 entry 0 lacks the copied flag, but its cluster"
+                         " has refcount 1",
+}
 
 
 def status(*command):
@@ -299,6 +308,8 @@ def check(name, base):
     if (ours, theirs) != DIFFERENT.get(name, (theirs, theirs)):
         wrong.append("we say %d, QEMU %d\n%s%s" % (ours, theirs, text,
                                                    their_text))
+    if SAYS.get(name, "") not in text:
+        wrong.append("not said: " + text)
     shutil.copy(path, path + ".copy")
     if ours == 3:
         status(tidemark, "check", "--repair", "leaks", path + ".copy")
