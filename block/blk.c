@@ -107,7 +107,8 @@ report_failure (struct blk *blk, const char *op, uint64_t len, uint64_t off,
   nr_reported++;
   last_reported = error;
   /* Somebody has given it up on purpose. */
-  if (error == -ECANCELED || !may_log (blk, &is_last))
+  if (error == -ECANCELED || atomic_load (&blk->is_quiet)
+      || !may_log (blk, &is_last))
     return;
   log_error ("%s: %s of %" PRIu64 " bytes at offset %" PRIu64 " failed: %s%s",
              blk->name, op, len, off, strerror_r (-error, buf, sizeof buf),

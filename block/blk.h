@@ -153,6 +153,8 @@ struct blk {
   char pad[64];                 /* counting does not slow down the readers of
                                    what is above */
   struct blk_stats stats;
+  _Atomic bool is_quiet;        /* failures are not logged: there is one reason
+                                   for all, which the node's owner says */
   _Atomic uint64_t log_window;  /* private to the choke point, as the next */
   _Atomic uint64_t nr_logged;
 };

@@ -312,6 +312,59 @@ attach (void *opaque, struct error *err)
   return r;
 }
 
+static bool
+is_named (const json_t *o, const char *key, const char *name)
+{
+  const char *s = json_string_value (json_object_get (o, key));
+
+  return s && strcmp (s, name) == 0;
+}
+
+/* The server has lost what the disk was at the point, and says why. */
+static const char *
+find_break (const struct backup_run *run, const struct backup_disk *d,
+            const json_t *sessions)
+{
+  const json_t *s, *disks, *o;
+  size_t i, j;
+
+  for (i = 0; i < json_array_size (sessions); i++) {
+    s = json_array_get (sessions, i);
+    disks = json_object_get (s, "disks");
+    for (j = 0; j < json_array_size (disks); j++) {
+      o = json_array_get (disks, j);
+      if (is_named (s, "id", run->session) && is_named (o, "disk", d->name))
+        return json_string_value (json_object_get (o, "error"));
+    }
+  }
+  return NULL;
+}
+
+/* A read has failed: the server may know more than its code says. */
+static void
+explain (struct backup_run *run, const struct backup_disk *d,
+         struct error *err)
+{
+  struct control_call call = {
+    .command = "query-backups", .timeout = run->timeout,
+  };
+  struct error end = ERROR_INIT, ignored = ERROR_INIT;
+  const char *why;
+  json_t *answer;
+
+  if (attach (run, &end) == -EREMOTEIO) {
+    *err = end;
+    return;
+  }
+  if (control_call (run->control, &call, &answer, &ignored) < 0)
+    return;
+  why = find_break (run, d, answer);
+  if (why)
+    error_set (err, EIO, "the server could not keep the disk as it was at the "
+               "point: %s", why);
+  json_decref (answer);
+}
+
 static int
 open_source (struct backup_run *run, struct backup_disk *d, struct blk **ret,
              struct error *err)
@@ -348,6 +401,8 @@ pull_from (struct backup_run *run, struct backup_set *set,
     /* What is there stays for another run while the session may be. */
     d->is_lost = e == -ENOTCONN;
   }
+  else if (r == -EIO && run->control)
+    explain (run, d, err);
   return r;
 }
 

@@ -169,7 +169,7 @@ static int
 run_backup (struct backup_run *run, enum source_kind kind, struct error *err)
 {
   struct error end = ERROR_INIT;
-  int r;
+  int r, e;
 
   r = kind == SOURCE_CONTROL ? backup_begin_session (run, err)
     : backup_begin_nbd (run, err);
@@ -179,7 +179,9 @@ run_backup (struct backup_run *run, enum source_kind kind, struct error *err)
     log_warning ("what was stored is kept: a run within %u s, while the server "
                  "keeps the session, goes on with it", run->lease);
   else if (r < 0) {
-    if (backup_end_session (run, false, &end) < 0)
+    e = backup_end_session (run, false, &end);
+    /* Refused: it has ended already. */
+    if (e < 0 && e != -EREMOTEIO)
       log_warning ("the server could not be told that the backup ended: %s; "
                    "it ends the session when its lease runs out", end.msg);
   }

@@ -8,7 +8,8 @@
  *   LOST       -> CONNECTING  [use, by the first who wants to read]
  *   CONNECTING -> CONNECTED   [connect_again]
  *   CONNECTING -> GIVEN_UP    [connect_again: no time left, or no session]
- *   any        -> GIVEN_UP    [wire_cancel]
+ *   any        -> GIVEN_UP    [wire_cancel; note_end: the server has ended the
+ *                              export]
  *
  * If one connection of a line is lost all are cut, so that its users come back
  * soon.  Reads that have arrived were handed on; a stream asks again only for
@@ -203,6 +204,16 @@ try_until (struct wire *w, struct line **ret, struct error *err)
   }
 }
 
+static void
+give_up_locked (struct wire *w, int error, const struct error *why)
+{
+  lock_assert_held (&w->lock);
+  w->state = GIVEN_UP;
+  w->error = error;
+  w->why = *why;
+  atomic_store (&w->blk.is_quiet, true);
+}
+
 /* The state is CONNECTING and ours. */
 static void
 connect_again (struct wire *w)
@@ -237,11 +248,8 @@ connect_again (struct wire *w)
     if (line)
       free_line (line);
   }
-  else if (r < 0) {
-    w->state = GIVEN_UP;
-    w->error = r;
-    w->why = why;
-  }
+  else if (r < 0)
+    give_up_locked (w, r, &why);
   else {
     w->state = CONNECTED;
     w->line = line;
@@ -298,6 +306,32 @@ let_go (struct wire *w, struct line *line, bool is_lost)
     free_line (line);
 }
 
+/* The server does not serve the export any more.  It knows why, if it is there
+ * and it is not all that has ended.
+ */
+static void
+note_end (struct wire *w)
+{
+  struct error why = ERROR_INIT;
+  bool is_known;
+  int r = 0;
+
+  lock_acquire (&w->lock);
+  is_known = w->state == GIVEN_UP;
+  lock_release (&w->lock);
+  if (is_known)
+    return;
+  if (w->options.attach)
+    r = w->options.attach (w->options.opaque, &why);
+  if (r != -EREMOTEIO)
+    r = error_set (&why, ESHUTDOWN, "%s: the server has ended the export",
+                   w->uri);
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
+  if (w->state != GIVEN_UP)
+    give_up_locked (w, r, &why);
+  pthread_cond_broadcast (&w->cond);
+}
+
 /*---- Reading ----*/
 
 struct stream {
@@ -334,6 +368,8 @@ stream_done (void *opaque, struct blk_read *read, int error)
     st->is_lost = true;
     return 0;
   }
+  if (error == -ESHUTDOWN)
+    note_end (st->w);
   wire_hold (&st->w->blk, true);
   r = st->ops->done (st->opaque, read, error);
   wire_hold (&st->w->blk, false);
@@ -399,6 +435,8 @@ wire_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
     r = line->blk->driver->pread (line->blk, buf, len, off, flags);
     if (!is_loss (r))
       note_arrival (w);
+    if (r == -ESHUTDOWN)
+      note_end (w);
     let_go (w, line, is_loss (r));
   } while (is_loss (r));
   return r;
@@ -437,6 +475,8 @@ wire_block_status (struct blk *blk, const struct blk_nbd_range *ranges,
       note_arrival (w);
     else
       clear_lists (ranges, nr, nr_lists);
+    if (r == -ESHUTDOWN)
+      note_end (w);
     let_go (w, line, is_loss (r));
   } while (is_loss (r));
   return r;

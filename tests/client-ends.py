@@ -89,13 +89,14 @@ def disk_resized(w, p):
     w.go()
 
 
-# (what happens, options, status of the client, the next run's first event)
+# (what happens, options, status of the client, the next run's first event, and
+# what the client says of it)
 SHORT = ("--lease", "3", "--retry", "1")
 TABLE = (
     (success, (), 0, None),
     (abort, (), 4, None),
-    (lease_over, SHORT, 1, None),
-    (scratch_full, ("--retry", "1"), 1, None),
+    (lease_over, SHORT, 1, None, "it has ended (lease)"),
+    (scratch_full, ("--retry", "1"), 1, None, "it has ended (scratch)"),
     (scratch_full_breaks_write, (), 0, None),
     (server_killed, ("--retry", "1"), 1, "not-resumed"),
     (server_ended, ("--retry", "60"), 1, None),
@@ -153,7 +154,7 @@ def check_run(w, first):
     check_equal(w.leftovers(), [], "leftovers")
 
 
-def one(w, happens, options, status, first):
+def one(w, happens, options, status, first, said=None):
     print("---- %s" % happens.__name__, flush=True)
     w.write("vda", 0, 4 * M, 1)
     w.write("vdb", 0, 2 * M, 2)
@@ -172,6 +173,12 @@ def one(w, happens, options, status, first):
     happens(w, p)
     p.communicate(timeout=TIMEOUT)
     check_equal(p.returncode, status, "status of the client")
+    if said:
+        with open(tmp + "/err") as f:
+            err = f.read().splitlines()
+        # And nothing of each read that fails for it.
+        check(said in err[-1] and "failed" not in "".join(err),
+              "messages: %s" % err)
     if first == "resumed":
         check_equal(len(w.q.execute("query-backups")), 1, "sessions")
     else:
