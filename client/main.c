@@ -68,8 +68,8 @@ print_help (void)
   printf ("\n  --help       this text; after a command, its own\n"
           "  --version    the version\n\n"
           "Exit codes: 0 done, 1 failed, 2 wrong options or arguments, 3 "
-          "verify found\ndamage, 4 interrupted; of check 2 corruption, "
-          "3 leaks.\n"
+          "verify found\ndamage, 4 interrupted, 5 some disks are not backed "
+          "up (--partial-ok); of check\n2 corruption, 3 leaks.\n"
           "See tidemark(1).\n");
 }
 

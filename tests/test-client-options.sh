@@ -11,6 +11,7 @@ commands="backup bitmap check info list map restore store verify"
 run_ok "$tidemark" --help
 for c in $commands; do
     grep -q "^  $c " "$tmp/out" || fail "--help does not name $c"
+    grep -q "^ tidemark $c " "$pod" || fail "the synopsis lacks $c"
 done
 for c in $commands; do
     wrong=2
