@@ -124,16 +124,28 @@ append_bitmap (json_t *array, const json_t *disk, const json_t *b)
   json_array_append_new (array, o);
 }
 
+static bool
+has_disk (const json_t *disks, const char *name)
+{
+  size_t i;
+
+  for (i = 0; i < json_array_size (disks); i++)
+    if (strcmp (name, disk_name (json_array_get (disks, i))) == 0)
+      return true;
+  return false;
+}
+
 static int
 list_control (struct control *c, const struct options *o, struct error *err)
 {
   const char *only = options_get (o, "disk");
   json_t *out = options_has (o, "json") ? json_array () : NULL;
   json_t *disks = NULL;
-  bool found = false;
   size_t i, j;
   int r = query_disks (c, &disks, err);
 
+  if (r == 0 && only && !has_disk (disks, only))
+    r = error_set (err, ENOENT, "the server has no disk '%s'", only);
   if (r == 0 && !out)
     printf ("%-12s %-42s %-12s %10s %10s  %s\n", "DISK", "BITMAP", "STATUS",
             "DIRTY", "GRANULE", "BASE POINT");
@@ -143,15 +155,12 @@ list_control (struct control *c, const struct options *o, struct error *err)
 
     if (only && strcmp (only, disk_name (disk)) != 0)
       continue;
-    found = true;
     for (j = 0; j < json_array_size (bitmaps); j++)
       if (out)
         append_bitmap (out, disk, json_array_get (bitmaps, j));
       else
         print_bitmap (disk, json_array_get (bitmaps, j));
   }
-  if (r == 0 && only && !found)
-    r = error_set (err, ENOENT, "the server has no disk '%s'", only);
   if (r == 0 && out) {
     json_dumpf (out, stdout, JSON_INDENT (2));
     putchar ('\n');

@@ -103,7 +103,7 @@ print_backup (const struct chain *chain, const struct backup *b)
     return;
   }
   point_id_format (&m->point, point);
-  printf ("%-12s %6u  %-11s %-20s  %10s %10s  %.12s\n", chain->disk,
+  printf ("%-12s %6u  %-12s %-20s  %10s %10s  %.12s\n", chain->disk,
           b->number, m->mode, time_format (m->time, time),
           size_format (m->virtual_size, size),
           size_format (m->data_bytes, stored), point);
@@ -135,7 +135,7 @@ list_repo (const struct repo *repo, const struct options *o,
   int r;
 
   if (!disks)
-    printf ("%-12s %6s  %-11s %-20s  %10s %10s  %s\n", "DISK", "NUMBER",
+    printf ("%-12s %6s  %-12s %-20s  %10s %10s  %s\n", "DISK", "NUMBER",
             "MODE", "TIME", "SIZE", "STORED", "POINT");
   r = for_each_chain (repo, o, list_chain, disks, err);
   if (!disks)

@@ -31,6 +31,7 @@
 #define ANSWER_TIMEOUT 120      /* seconds */
 #define MAX_ANSWER (64 * 1024 * 1024)
 #define PLAIN_SCHEME "nbd://"
+#define NBD_GREETING "NBDMAGIC"         /* how an NBD server begins */
 
 struct control {
   /* Fixed after connect. */
@@ -280,6 +281,10 @@ receive_message (struct control *c, bool is_final, json_t **ret,
     r = receive_more (c, is_final, err);
     if (r < 0)
       return r;
+    if (c->len >= strlen (NBD_GREETING)
+        && memcmp (c->buf, NBD_GREETING, strlen (NBD_GREETING)) == 0)
+      return broken (c, EPROTO, err, "this is an NBD socket of a server, not "
+                     "its control socket");
   }
   len = (size_t) (end - c->buf) + 1;
   msg = json_loadb (c->buf, len, 0, &jerr);

@@ -191,7 +191,8 @@ choose_user (struct tls_creds *c, const struct tls_creds_options *o,
                       "'%.64s'", o->psk, o->user);
   if (user == NULL)
     return error_set (err, EINVAL, "TLS: %.160s has keys of %zu users: say "
-                      "which one you are", o->psk, c->users.len);
+                      "which one you are with --tls-user", o->psk,
+                      c->users.len);
   c->user = user->name;
   r = gnutls_psk_allocate_client_credentials (&c->psk_client);
   if (r == 0)

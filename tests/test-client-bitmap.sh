@@ -24,6 +24,9 @@ grep -q 'vdb  *b1  *disabled  *0 B  *64 KiB  *none' "$tmp/out" || fail "list"
 grep -q b0 "$tmp/out" && fail "list --disk"
 expect_status 1 "the server has no disk 'vdx'" \
     "${bitmap[@]}" list "$ctl" --disk vdx
+[ ! -s "$tmp/out" ] || fail "a list of no disk"
+expect_status 1 "an NBD socket of a server, not its control socket" \
+    "${bitmap[@]}" list "$live"
 
 expect_status 1 "already exists: b0" "${bitmap[@]}" add "$ctl" b0 -d vda
 expect_status 1 "Granularity must be power of 2" \
