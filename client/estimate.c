@@ -24,7 +24,8 @@
 /* Of a disk in the answer to query-block. */
 struct facts {
   const json_t *bitmap;         /* or NULL */
-  const char *name;             /* of the bitmap */
+  const char *name;             /* of the bitmap; NULL: of a repository that is
+                                   yet to be made */
 };
 
 static bool
@@ -68,7 +69,11 @@ decide (struct backup_disk *d, const struct facts *f, struct error *err)
     d->is_aside = d->asked == BACKUP_COPY;
     return 0;
   }
-  judge_bitmap (f, d->reason);
+  if (!f->name)
+    snprintf (d->reason, sizeof d->reason, "no bitmap yet: the repository "
+              "is new");
+  else
+    judge_bitmap (f, d->reason);
   if (!d->reason[0] && !d->chain)
     snprintf (d->reason, sizeof d->reason, "the repository has no backup of "
               "disk '%s' yet", d->name);
@@ -158,7 +163,7 @@ estimate_disk (struct backup_run *run, const json_t *device,
     const json_t *b = json_array_get (bitmaps, i);
     const char *s = json_string_value (json_object_get (b, "name"));
 
-    if (s && strcmp (s, bitmap) == 0)
+    if (s && bitmap && strcmp (s, bitmap) == 0)
       f.bitmap = b;
   }
   run->nr_disks = 1;
@@ -219,7 +224,7 @@ static int
 estimate_session (struct backup_run *run, struct error *err)
 {
   struct control_call call = { .command = "query-block" };
-  char id[POINT_ID_STRING_SIZE] = "", bitmap[64];
+  char id[POINT_ID_STRING_SIZE], bitmap[64];
   const char *name = options_get (run->options, "bitmap");
   json_t *answer = NULL, *devices = NULL, *names = NULL;
   size_t i;
@@ -227,10 +232,11 @@ estimate_session (struct backup_run *run, struct error *err)
 
   if (r < 0)
     return r;
-  /* A repository that is yet to be made has no bitmap yet either. */
-  if (run->repo)
+  if (run->repo && !name) {
     point_id_format (&run->repo->id, id);
-  snprintf (bitmap, sizeof bitmap, "tidemark-%s", id);
+    snprintf (bitmap, sizeof bitmap, "tidemark-%s", id);
+    name = bitmap;
+  }
   r = control_call (run->control, &call, &answer, err);
   if (r == 0)
     r = select_devices (run, answer, &devices, &names, err);
@@ -238,8 +244,7 @@ estimate_session (struct backup_run *run, struct error *err)
     struct backup_disk disk = { .name = NULL };
 
     run->disks = &disk;
-    r = estimate_disk (run, json_array_get (devices, i), name ? name : bitmap,
-                       err);
+    r = estimate_disk (run, json_array_get (devices, i), name, err);
     chain_close (disk.chain);
     free (disk.name);
     run->disks = NULL;
@@ -335,8 +340,8 @@ backup_estimate (struct backup_run *run, const char *path,
     return r;
   if (run->repo && kind == SOURCE_CONTROL
       && journal_has_run (run->repo->dirfd)) {
-    progress_say ("an interrupted run has left a backup, with which the next "
-                  "one goes on if it can");
+    progress_say ("a run that was interrupted, or is not over yet, has begun a "
+                  "backup, with which the next one goes on if it can");
     progress_event ("unfinished", json_object ());
   }
   r = kind == SOURCE_CONTROL ? estimate_session (run, err)

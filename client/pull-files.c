@@ -12,6 +12,7 @@
 
 #include "blk-file.h"
 #include "blk-qcow2.h"
+#include "cleanup.h"
 #include "manifest.h"
 #include "pull-private.h"
 #include "qcow2-check.h"
@@ -42,12 +43,18 @@ static int
 image_node (struct pull *p, struct blk **ret, struct error *err)
 {
   char name[BACKUP_NAME_MAX];
+  CLEANUP_FREE char *path = NULL;
   int fd = fcntl (p->image_fd, F_DUPFD_CLOEXEC, 0);
 
   partial_name (p->options, ".qcow2.partial", name);
   if (fd < 0)
     return error_set_errno (err, errno, "%s/%s", p->options->folder, name);
-  return blk_file_from_fd (fd, name, BLK_FILE_ANY_SIZE, ret, err);
+  if (asprintf (&path, "%s/%s", p->options->folder, name) < 0) {
+    path = NULL;
+    close (fd);
+    return error_set_errno (err, ENOMEM, "%s", name);
+  }
+  return blk_file_from_fd (fd, path, BLK_FILE_ANY_SIZE, ret, err);
 }
 
 static int

@@ -447,10 +447,12 @@ unprepare (int dirfd, unsigned number, bool is_full)
   return r;
 }
 
-/* One number that has a ".partial" of any kind. */
+/* One number that has a ".partial" of any kind.  It has several, and the folder
+ * may go on to list those that are gone: *said is the last that was removed.
+ */
 static int
 recover_number (struct repo *repo, struct chain *chain, unsigned number,
-                bool is_full, bool keeps, struct error *err)
+                bool is_full, bool keeps, unsigned *said, struct error *err)
 {
   char name[BACKUP_NAME_MAX];
   struct manifest *m = NULL;
@@ -485,10 +487,11 @@ recover_number (struct repo *repo, struct chain *chain, unsigned number,
   }
   else {
     r = remove_all (chain->dirfd, number, is_full);
-    if (r == 0)
+    if (r == 0 && *said != number)
       progress_say ("%s: removed the unfinished backup %u that an interrupted "
                     "run left", chain->folder, number);
-    else
+    *said = number;
+    if (r < 0)
       error_set_errno (err, -r, "%s: the unfinished backup %u cannot be "
                        "removed", chain->folder, number);
   }
@@ -505,7 +508,7 @@ recover_chain (struct repo *repo, const char *disk, bool keeps,
   struct chain *chain;
   struct dirent *d;
   DIR *dir;
-  unsigned number;
+  unsigned number, said = 0;
   const char *suffix;
   bool is_full;
   int fd, r;
@@ -523,7 +526,7 @@ recover_chain (struct repo *repo, const char *disk, bool keeps,
   while (r == 0 && (d = readdir (dir)) != NULL)
     if (backup_name_parse (d->d_name, &number, &is_full, &suffix)
         && strstr (suffix, ".partial"))
-      r = recover_number (repo, chain, number, is_full, keeps, err);
+      r = recover_number (repo, chain, number, is_full, keeps, &said, err);
   if (dir)
     closedir (dir);
   chain_close (chain);

@@ -48,7 +48,8 @@ qmp "$ctl" backup-end "{\"id\": \"$session\", \"success\": false}" >"$tmp/out"
 find "$repo/vda" -name '*.partial' | grep -q . || fail "no partial to clear up"
 cp "$tmp/vda.raw" "$tmp/copy2.raw"
 run_ok "$tidemark" backup "$ctl" "$repo"
-grep -q 'removed the unfinished backup 2' "$tmp/out" || fail "said nothing"
+[ "$(grep -c 'removed the unfinished backup 2' "$tmp/out")" = 1 ] ||
+    fail "said not once"
 grep -q incremental "$tmp/out" || fail "not incremental"
 nothing_left
 check_restore "$repo" vda 2 "$tmp/copy2.raw"

@@ -52,6 +52,8 @@ restart () { stop_server; rm -f "$tmp"/*.sock; start_tidemarkd "$@"; }
 start_tidemarkd vda vdb
 expect_status 1 "the server has no disk 'vdx'" \
     "$tidemark" backup --estimate --disk vdx "$ctl" "$repo"
+run_ok "$tidemark" backup --estimate "$ctl" "$repo"
+grep -q '^vda: full, .*(no bitmap yet: the repository is new)$' "$tmp/out" || fail "new"
 [ ! -e "$repo" ] || fail "--estimate made a repository"
 backup vda:1:full vdb:1:full
 guest vda 'write -P 1 5k 1k' 'write -P 2 700k 200k'
