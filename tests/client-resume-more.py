@@ -214,6 +214,36 @@ def same_level(w):
     w.repo = repo
 
 
+def silent(w):
+    """A server that is silent is not waited for longer than --timeout says, by
+    a renewal of the lease either."""
+    point = fill(w)
+    reached = threading.Event()
+
+    def stall():
+        w.ctl.stall()
+        w.data.stall()
+        reached.set()
+
+    w.data.at = (w.data.down + SIZE // 2, stall)
+    p = w.client("--timeout", "1", "--lease", "15")
+    check(reached.wait(TIMEOUT), "it does not get on")
+    end = time.monotonic() + TIMEOUT
+    text = ""
+    while "cannot renew the session's lease" not in text:
+        check(time.monotonic() < end, "what is renewed? " + text)
+        time.sleep(0.02)
+        with open(tmp + "/err") as f:
+            text = f.read()
+    check("the server does not answer" in text, text)
+    w.cut()
+    w.go()
+    out = p.communicate(timeout=TIMEOUT)[0]
+    check_equal(p.returncode, 0, "status")
+    check('"connected-again"' in out, out)
+    check_stored(w, point, "a silent server")
+
+
 def run_file(w):
     try:
         with open(w.repo + "/run.partial") as f:
@@ -270,6 +300,8 @@ with world.d:
             (lambda o: o["disks"][1].update(disk="vdc"),
              "its journal does not fit disk 'vdb'")):
         other_run(world, change, reason)
+    print("silent", flush=True)
+    silent(world)
     print("level", flush=True)
     same_level(world)
     print("killed anywhere", flush=True)
