@@ -4,7 +4,7 @@
 # record in, and hand back.
 . "${srcdir:-.}/control-test.sh"
 requires qemu-img qemu-io qemu-nbd qemu-storage-daemon nbdinfo
-timeout 100 python3 - "$tmp" <<'END'
+timeout 200 python3 - "$tmp" <<'END'
 import json
 import os
 import select
