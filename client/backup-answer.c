@@ -35,6 +35,13 @@ find_context (const json_t *contexts)
   return NULL;
 }
 
+int
+backup_refuse_empty (const char *disk, struct error *err)
+{
+  return error_set (err, EINVAL, "disk '%s' has 0 bytes: there is nothing to "
+                    "back up; name the others with --disk", disk);
+}
+
 static int
 parse_disk (const struct backup_run *run, const json_t *o,
             struct backup_disk *d, struct error *err)
@@ -57,6 +64,8 @@ parse_disk (const struct backup_run *run, const json_t *o,
     d->context = find_context (json_object_get (o, "contexts"));
   snprintf (d->why, sizeof d->why, "%s", why ? why : "");
   make_one_line (d->why);
+  if (d->name && json_is_integer (json_object_get (o, "size")) && size == 0)
+    return backup_refuse_empty (d->name, err);
   if (!d->name || !d->uri || !mode
       || (!d->is_incremental && !d->is_aside && strcmp (mode, "full") != 0)
       || size <= 0 || (uint64_t) size > RANGE_MAX_SIZE

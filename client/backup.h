@@ -134,6 +134,8 @@ int backup_note_run (struct backup_run *run, struct error *err);
  */
 int backup_parse_answer (struct backup_run *run, const json_t *o,
                          struct error *err);
+/* The error for a disk without any bytes. */
+int backup_refuse_empty (const char *disk, struct error *err);
 /* Of backup-begin: is it about what was asked for? */
 int backup_check_answer (const struct backup_run *run, struct error *err);
 /* The chain of a disk that has a name; and the number of the next backup. */

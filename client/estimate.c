@@ -159,6 +159,8 @@ estimate_disk (struct backup_run *run, const json_t *device,
 
   if (!name || !json_get_size (image, "virtual-size", &size))
     return error_set (err, EPROTO, "query-block: malformed answer");
+  if (size == 0)
+    return backup_refuse_empty (name, err);
   for (i = 0; i < json_array_size (bitmaps); i++) {
     const json_t *b = json_array_get (bitmaps, i);
     const char *s = json_string_value (json_object_get (b, "name"));

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -112,7 +113,9 @@ make_image (struct pull *p, struct error *err)
   if (r < 0)
     return r;
   r = p->resume ? reopen_image (p, err) : create_image (p, err);
-  if (r < 0)
+  /* What a node says begins with the path. */
+  if (r < 0 && strncmp (err->msg, p->options->folder,
+                        strlen (p->options->folder)) != 0)
     error_prefix (err, "%s/%s", p->options->folder,
                   partial_name (p->options, ".qcow2.partial", name));
   return r;

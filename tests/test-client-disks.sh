@@ -55,6 +55,15 @@ expect_status 1 "the server has no disk 'vdx'" \
 run_ok "$tidemark" backup --estimate "$ctl" "$repo"
 grep -q '^vda: full, .*(no bitmap yet: the repository is new)$' "$tmp/out" || fail "new"
 [ ! -e "$repo" ] || fail "--estimate made a repository"
+# One that is empty.
+: >"$tmp/empty.raw"
+restart vda empty
+for o in --estimate --quiet; do
+    expect_status 1 "disk 'empty' has 0 bytes: there is nothing to back up" \
+        "$tidemark" backup $o "$ctl" "$tmp/other"
+done
+run_ok "$tidemark" backup --disk vda "$ctl" "$tmp/other"
+restart vda vdb
 backup vda:1:full vdb:1:full
 guest vda 'write -P 1 5k 1k' 'write -P 2 700k 200k'
 guest vdb 'write -P 3 0 64k'
