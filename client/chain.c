@@ -225,6 +225,7 @@ chain_check_usable (const struct chain *chain, const struct backup *b,
 {
   const struct backup *next;
   char name[BACKUP_NAME_MAX];
+  struct stat st;
 
   for (;; b = next) {
     if (!b->manifest) {
@@ -233,8 +234,13 @@ chain_check_usable (const struct chain *chain, const struct backup *b,
       return -b->error.errnum;
     }
     backup_name (b->number, b->is_full, ".qcow2", name);
-    if (faccessat (chain->dirfd, name, R_OK, 0) < 0)
+    if (faccessat (chain->dirfd, name, R_OK, 0) < 0
+        || fstatat (chain->dirfd, name, &st, 0) < 0)
       return error_set_errno (err, errno, "%s/%s", chain->folder, name);
+    if ((uint64_t) st.st_size < b->manifest->image_bytes)
+      return error_set (err, EBADMSG, "%s/%s has %ju bytes instead of %ju",
+                        chain->folder, name, (uintmax_t) st.st_size,
+                        (uintmax_t) b->manifest->image_bytes);
     if (b->is_full)
       return 0;
     /* Numbers fall along the chain (manifest_read), so this ends. */
@@ -399,7 +405,8 @@ chain_open_image (const struct chain *chain, const struct backup *b,
   options.ignore_backing = is_alone;
   options.filename = path;
   r = blk_qcow2_open (file, &options, ret, err);
-  if (r < 0)
+  /* What a node says begins with the path. */
+  if (r < 0 && strncmp (err->msg, chain->folder, strlen (chain->folder)) != 0)
     error_prefix (err, "%s", path);
   return r;
 }

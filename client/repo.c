@@ -202,9 +202,11 @@ repo_open (const char *path, struct repo **ret, struct error *err)
   r = open_folder (repo, false, err);
   if (r == 0) {
     r = read_repo_file (repo, err);
+    /* What is empty can become one. */
     if (r == -ENOENT)
-      r = error_set (err, ENOENT, "%s: not a repository (it has no "
-                     REPO_FILE ")", repo->path);
+      r = error_set (err, is_empty_folder (repo->dirfd) ? ENOENT : EEXIST,
+                     "%s: not a repository (it has no " REPO_FILE ")",
+                     repo->path);
   }
   if (r < 0)
     repo_close (repo);

@@ -19,7 +19,9 @@ struct repo {
   struct point_id id;
 };
 
-/* Open for reading: takes no lock, because what is finished never changes. */
+/* Open for reading: takes no lock, because what is finished never changes.
+ * -ENOENT: repo_open_locked would make it, if its parent is there.
+ */
 int repo_open (const char *path, struct repo **ret, struct error *err);
 
 /* Open for writing: made if the folder is missing (its parent must be there)

@@ -16,6 +16,7 @@ disabled () { on_bitmap block-dirty-bitmap-disable; }
 cleared ()  { on_bitmap block-dirty-bitmap-clear; }
 base_is_gone () { rm "$repo/vda/$(newest)".*; }
 image_is_gone () { rm "$repo/vda/$(newest).qcow2"; }
+image_is_cut_off () { truncate_file "$repo/vda/$(newest).qcow2"; }
 manifest_is_damaged () { truncate_file "$repo/vda/$(newest).json"; }
 resized ()
 {
@@ -60,6 +61,7 @@ cleared                 | 'vda' is possible: .* no base point yet | no base poin
 changed_behind_our_back | is inconsistent .* used: .*changed | is inconsistent: .*changed
 base_is_gone            | not in this chain                | not in this chain$
 image_is_gone           | damaged: .*qcow2: No such file   | ^the chain is damaged: .*qcow2
+image_is_cut_off        | damaged: .*qcow2 has 100 bytes   | ^the chain is damaged: .*qcow2
 manifest_is_damaged     | damaged: .*not a JSON object     | ^the chain is damaged: .*json
 used_elsewhere          | not in this chain                | not in this chain$
 chain_is_gone           | no backup of disk 'vda' yet      | no backup of disk 'vda' yet$
@@ -107,4 +109,4 @@ while IFS='|' read -r what refused full; do
     run_ok "$tidemark" backup --mode incremental "$ctl" "$repo"
     check_restore "$repo" vda $((number + 1)) "$tmp/vda.raw"
 done <<<"$table"
-[ $rows -eq 13 ] || fail "only $rows rows"
+[ $rows -eq 14 ] || fail "only $rows rows"

@@ -16,6 +16,8 @@ mkdir "$tmp/foreign"
 touch "$tmp/foreign/photo.jpeg"
 expect_status 1 "not a repository (it has no tidemark.json), and not empty" \
     "${backup[@]}" "$tmp/foreign"
+expect_status 1 "not a repository (it has no tidemark.json)" \
+    "${backup[@]}" --estimate "$tmp/foreign"
 [ "$(ls "$tmp/foreign")" = photo.jpeg ] || fail "something was added"
 for c in list info verify "restore"; do
     args=("$tmp/none")

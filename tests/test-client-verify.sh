@@ -148,6 +148,7 @@ fresh
 rm "$v/000003-inc.qcow2"
 run_ok qemu-img create -q -f qcow2 -o "data_file=$tmp/outside.raw" \
     -b 000002-inc.qcow2 -F qcow2 "$v/000003-inc.qcow2" 16M
+truncate -s 1M "$v/000003-inc.qcow2"
 refused "data file"
 fresh
 printf 'XXXX' | dd of="$v/000002-inc.qcow2" conv=notrunc status=none

@@ -15,6 +15,8 @@
 #include "manifest.h"
 #include "unit.h"
 
+#define IMAGE_BYTES 327680
+
 static char folder[] = "/tmp/tidemark-chain.XXXXXX";
 static int dirfd_repo = -1, dirfd_disk = -1;
 
@@ -97,10 +99,25 @@ new_manifest (unsigned number, bool is_full)
   m->cluster_size = 65536;
   m->dirty_bytes = 5;
   m->data_bytes = 65536;
-  m->image_bytes = 327680;
+  m->image_bytes = IMAGE_BYTES;
   m->disks = json_pack ("[s]", "vda");
   m->tool = strdup ("test");
   return m;
+}
+
+/* As long as the manifest says. */
+static void
+make_image (unsigned number, bool is_full)
+{
+  char name[BACKUP_NAME_MAX];
+  int fd;
+
+  file_suffix (number, is_full, ".qcow2");
+  backup_name (number, is_full, ".qcow2", name);
+  fd = openat (dirfd_disk, name, O_WRONLY | O_CLOEXEC);
+  assert_true (fd >= 0);
+  assert_int_equal (ftruncate (fd, IMAGE_BYTES), 0);
+  close (fd);
 }
 
 /* Store a manifest, and an image and checksums that are there. */
@@ -114,7 +131,7 @@ store (struct manifest *m, bool is_pending)
   backup_name (m->number, m->is_full, ".json.partial", a);
   backup_name (m->number, m->is_full, ".json", b);
   assert_int_equal (renameat (dirfd_disk, a, dirfd_disk, b), 0);
-  file_suffix (m->number, m->is_full, ".qcow2");
+  make_image (m->number, m->is_full);
   file_suffix (m->number, m->is_full, ".sums");
   if (is_pending)
     file_suffix (m->number, m->is_full, ".pending");
@@ -373,6 +390,8 @@ test_usable (void **state)
   check_usable (1, NULL);
   check_usable (3, "000002-inc.qcow2");
   file_suffix (2, false, ".qcow2");
+  check_usable (3, "has 0 bytes instead of 327680");
+  make_image (2, false);
   check_usable (3, NULL);
   /* Another backup 2 than the one that 3 is based on. */
   m = new_manifest (2, false);
