@@ -131,7 +131,8 @@ parse_disks (struct qmp_call *call, struct session_disk_request *requests,
     return r;
   nr = disks ? json_array_size (disks) : nr_disks;
   if (nr == 0)
-    return error_set (err, EINVAL, "Parameter 'disks' must not be empty");
+    return error_set (err, EINVAL, disks ? "Parameter 'disks' must not be empty"
+                      : "there is no disk");
   for (i = 0; i < nr; i++) {
     /* Disks are named at most once, so one too many is an error there. */
     assert (i <= nr_disks);

@@ -56,6 +56,9 @@ with Tidemarkd(tmp) as d:
             "desc": "The command no-such-command has not been found"},
             "unknown command")
         check_equal(messages[7]["return"], [], "nodes at the end")
+        # And no disk.
+        check_equal(q.command("backup-begin")["error"]["desc"],
+                    "there is no disk", "backup-begin")
 
     # qmp-shell.
     lines = ["query-version",
