@@ -33,11 +33,6 @@
 /* See sync_live_if_older, and UNSYNCED_SLACK in store-recover.c. */
 #define LIVE_AGE (20 * NSEC_PER_SEC)
 
-/* Time stamps of files may be this much finer than the clock that is read
- * here.
- */
-#define CLOCK_SLACK (NSEC_PER_SEC / 100)
-
 /*---- Claim ----*/
 
 void
@@ -279,13 +274,10 @@ live_slot (struct store *s)
   return &s->live->slots[mine - 1];
 }
 
-/* Before a change, so that one in progress is not later by more than it takes
- * to get going; and after it.
- */
 static void
-stamp (struct store_live_slot *slot)
+stamp (struct store_live_slot *slot, clockid_t clock)
 {
-  uint64_t t = (uint64_t) (now (CLOCK_REALTIME_COARSE) + CLOCK_SLACK);
+  uint64_t t = (uint64_t) now (clock);
   uint64_t old = atomic_load_explicit (&slot->last_change,
                                        memory_order_relaxed);
 
@@ -295,21 +287,28 @@ stamp (struct store_live_slot *slot)
     ;
 }
 
+/* Before a change, so that one in progress is not later by more than it takes
+ * to get going.
+ */
 void
 store_change_begin (struct store *s)
 {
   struct store_live_slot *slot = live_slot (s);
 
   atomic_fetch_add_explicit (&slot->nr_changes, 1, memory_order_relaxed);
-  stamp (slot);
+  stamp (slot, CLOCK_REALTIME_COARSE);
 }
 
+/* The system gives a file times of this clock, or older ones, up to a tick: so
+ * the change has none that is later, and what another program does has, unless
+ * it is within the same tick.
+ */
 void
 store_change_end (struct store *s)
 {
   struct store_live_slot *slot = live_slot (s);
 
-  stamp (slot);
+  stamp (slot, CLOCK_REALTIME);
   atomic_fetch_sub_explicit (&slot->nr_changes, 1, memory_order_release);
 }
 
@@ -355,7 +354,7 @@ stamp_long_changes (struct store *s)
 
   for (i = 0; i < STORE_LIVE_SLOTS; i++)
     if (atomic_load (&s->live->slots[i].nr_changes) > 0)
-      stamp (&s->live->slots[i]);
+      stamp (&s->live->slots[i], CLOCK_REALTIME_COARSE);
 }
 
 /*---- Intents ----*/
