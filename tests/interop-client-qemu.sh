@@ -121,6 +121,8 @@ run_ok python3 "$tmp/qsd.py" "$tmp/qsd.sock" <<'END'
   "node-name": "d", "name": "vda", "bitmaps": ["b0"]}}
 END
 run_ok "$tidemark" backup "$uri" "$repo" --disk vda --bitmap b0
+expect_status 1 "is this QEMU's monitor? its exports are read by their NBD" \
+    "$tidemark" backup "$tmp/qsd.sock" "$repo"
 stop_server
 run_ok qemu-img convert -f qcow2 -O raw "$disk" "$tmp/copy5.raw"
 [ "$(member "$repo" vda 5 mode)" = incremental ] || fail "5"
