@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import time
+from store_util import LIVE, LIVE_SLOT
 from tidemarkd_util import Tidemarkd, check, check_equal, fail
 
 tmp = sys.argv[1]
@@ -108,6 +109,19 @@ for sig in signal.SIGTERM, signal.SIGKILL:
     edit(RAW, 5 << 20, b"edited")
     expect_inconsistent("edited at once after signal %d" % sig,
                         "another program has changed the disk")
+
+# A write was in progress when the process was killed: it may have come to the
+# disk within 10 s, and nothing later.
+for age, is_seen in (8, False), (12, True):
+    fresh(signal.SIGKILL)
+    edit(STORE, LIVE + LIVE_SLOT, struct.pack("<I", 1))
+    last = os.stat(RAW).st_mtime_ns + age * 10 ** 9
+    os.utime(RAW, ns=(last, last))
+    if is_seen:
+        expect_inconsistent("12 s after a write in progress",
+                            "another program has changed the disk")
+    else:
+        expect_sound("8 s after the start of a write")
 
 # The disk and its store move together.
 fresh()
