@@ -336,8 +336,8 @@ take_answer (struct control *c, struct control_call *call, json_t *msg,
     return error_set (err, EREMOTEIO, "%s: %s%s", call->command,
                       desc ? desc : "refused",
                       strcmp (call->error_class, "CommandNotFound") == 0
-                      ? " (is this QEMU's monitor? its exports are read by their"
-                      " NBD URIs)" : "");
+                      ? " (is this QEMU's monitor? its exports are read by"
+                      " their NBD URIs)" : "");
   }
   if (!v)
     return error_set (err, EPROTO, "%s: %s: malformed answer", c->name,

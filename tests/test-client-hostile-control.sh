@@ -104,7 +104,7 @@ for m in disk uri mode size dirty-bytes; do
     bad_begin "{\"disk.$m\": null}" "$M"
     bad_begin "{\"disk.$m\": []}" "$M"
 done
-bad_begin '{"disk.size": 0}' "$M"
+bad_begin '{"disk.size": 0}' "disk 'vda' has 0 bytes"
 bad_begin '{"disk.size": -1}' "$M"
 bad_begin '{"disk.size": 9223372036854775807}' "$M"
 bad_begin '{"disk.dirty-bytes": -1}' "$M"
