@@ -33,7 +33,10 @@
 #define PIECE (UINT64_C (1) << 20)
 #define SMALL UINT64_C (4096)
 #define MAX_LAYERS 64
-#define NR_THREADS 4            /* qemu-img convert has 8 requests in flight */
+/* One for each processor: more wait for each other, at the lock of the file that
+ * all write to.  qemu-img convert has 8 requests in flight.
+ */
+#define MAX_THREADS 4
 
 static uint8_t buf[PIECE];
 static struct error err;
@@ -83,10 +86,11 @@ do_pieces (void *arg)
 static int
 do_job (struct job *job)
 {
-  pthread_t threads[NR_THREADS];
+  const long nr_cpus = sysconf (_SC_NPROCESSORS_ONLN);
+  pthread_t threads[MAX_THREADS];
   unsigned i;
 
-  for (i = 0; i < NR_THREADS; i++)
+  for (i = 0; i < MAX_THREADS && i < MAX (nr_cpus, 1); i++)
     if (pthread_create (&threads[i], NULL, do_pieces, job) != 0)
       break;
   if (i == 0)
