@@ -33,8 +33,8 @@
 #define PIECE (UINT64_C (1) << 20)
 #define SMALL UINT64_C (4096)
 #define MAX_LAYERS 64
-/* One for each processor: more wait for each other, at the lock of the file that
- * all write to.  qemu-img convert has 8 requests in flight.
+/* One for each processor: more wait for each other, at the lock of the file
+ * that all write to.  qemu-img convert has 8 requests in flight.
  */
 #define MAX_THREADS 4
 
