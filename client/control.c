@@ -378,11 +378,13 @@ call_connected (struct control *c, struct control_call *call, json_t **ret,
 }
 
 static int
-negotiate (struct control *c, struct error *err)
+negotiate (struct control *c, bool is_final, struct error *err)
 {
-  struct control_call call = { .command = "qmp_capabilities" };
+  struct control_call call = {
+    .command = "qmp_capabilities", .is_final = is_final,
+  };
   json_t *greeting;
-  int r = receive_message (c, false, &greeting, err);
+  int r = receive_message (c, is_final, &greeting, err);
 
   if (r < 0)
     return r;
@@ -394,7 +396,7 @@ negotiate (struct control *c, struct error *err)
 }
 
 static int
-start_tls (struct control *c, struct error *err)
+start_tls (struct control *c, bool is_final, struct error *err)
 {
   struct tls_creds *creds = tls_options_creds (err);
   struct error why = ERROR_INIT;
@@ -403,7 +405,7 @@ start_tls (struct control *c, struct error *err)
     : -err->errnum;
 
   while (r == 0 && (r = tls_handshake (c->tls, &events, &why)) == -EAGAIN)
-    r = wait_socket (c, events, false, err);
+    r = wait_socket (c, events, is_final, err);
   return why.errnum ? error_set (err, why.errnum, "%s: %s", c->name, why.msg)
     : r;
 }
@@ -422,7 +424,7 @@ disconnect (struct control *c)
 
 /* Who calls has the connection. */
 static int
-connect_now (struct control *c, struct error *err)
+connect_now (struct control *c, bool is_final, struct error *err)
 {
   int r = 0;
 
@@ -432,19 +434,19 @@ connect_now (struct control *c, struct error *err)
   if (c->fd < 0)
     return c->fd;
   if (!c->address.is_unix)
-    r = start_tls (c, err);
-  return r < 0 ? r : negotiate (c, err);
+    r = start_tls (c, is_final, err);
+  return r < 0 ? r : negotiate (c, is_final, err);
 }
 
 static int
-connect_again (struct control *c, struct error *err)
+connect_again (struct control *c, bool is_final, struct error *err)
 {
   int r;
 
   lock_acquire (&c->lock);
   c->is_broken = false;
   lock_release (&c->lock);
-  r = connect_now (c, err);
+  r = connect_now (c, is_final, err);
   if (r < 0) {
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
     c->is_broken = true;
@@ -488,7 +490,7 @@ control_call (struct control *c, struct control_call *call, json_t **ret,
   else {
     c->timeout = call->timeout ? call->timeout : ANSWER_TIMEOUT;
     if (is_broken)
-      r = connect_again (c, err);
+      r = connect_again (c, call->is_final, err);
     if (r == 0)
       r = call_connected (c, call, ret, err);
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
@@ -520,7 +522,7 @@ control_connect (const char *source, struct control **ret, struct error *err)
   c->name = strdup (source);
   c->end_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
   r = !c->name || c->end_fd < 0 ? error_set_errno (err, errno, "%s", source)
-    : connect_now (c, err);
+    : connect_now (c, false, err);
   if (r < 0)
     control_close (c);
   else
