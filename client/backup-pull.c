@@ -340,22 +340,33 @@ find_break (const struct backup_run *run, const struct backup_disk *d,
   return NULL;
 }
 
+/* The export cannot be read: perhaps because the session is gone, and why that
+ * is the server knows.  0: it is there; -EREMOTEIO: gone; another -errno:
+ * nobody can be asked.
+ */
+static int
+explain_end (struct backup_run *run, struct error *err)
+{
+  struct error end = ERROR_INIT;
+  int r = attach (run, &end);
+
+  if (r == -EREMOTEIO)
+    *err = end;
+  return r;
+}
+
 /* A read has failed: the server may know more than its code says. */
 static void
-explain (struct backup_run *run, const struct backup_disk *d,
+explain_break (struct backup_run *run, const struct backup_disk *d,
          struct error *err)
 {
   struct control_call call = {
     .command = "query-backups", .timeout = run->timeout,
   };
-  struct error end = ERROR_INIT, ignored = ERROR_INIT;
+  struct error ignored = ERROR_INIT;
   const char *why;
   json_t *answer;
 
-  if (attach (run, &end) == -EREMOTEIO) {
-    *err = end;
-    return;
-  }
   if (control_call (run->control, &call, &answer, &ignored) < 0)
     return;
   why = find_break (run, d, answer);
@@ -401,8 +412,9 @@ pull_from (struct backup_run *run, struct backup_set *set,
     /* What is there stays for another run while the session may be. */
     d->is_lost = e == -ENOTCONN;
   }
-  else if (r == -EIO && run->control)
-    explain (run, d, err);
+  else if (r == -EIO && run->control && !*backup_set_flag (set)
+           && explain_end (run, err) == 0)
+    explain_break (run, d, err);
   return r;
 }
 
@@ -425,6 +437,42 @@ take_complete (struct backup_run *run, struct backup_disk *d,
   return 0;
 }
 
+static bool
+may_open_again (struct backup_run *run, struct backup_set *set)
+{
+  return run->control && !*backup_set_flag (set)
+    && backup_set_has_read (set);
+}
+
+/* The network may fail just now, too: then it is as with one that is lost
+ * later, when another disk has been read before.  What the server refuses while
+ * it can be asked stays refused.
+ */
+static int
+open_or_wait (struct backup_run *run, struct backup_set *set,
+              struct backup_disk *d, struct blk **ret, struct error *err)
+{
+  const double end = seconds_now () + run->retry;
+  struct timespec delay = { .tv_nsec = 100000000 };
+  bool was_there = false;
+  int r, e;
+
+  while ((r = open_source (run, d, ret, err)) < 0
+         && may_open_again (run, set)) {
+    e = explain_end (run, err);
+    if (e == -EREMOTEIO || (e == 0 && was_there))
+      break;
+    was_there = e == 0;
+    if (e < 0 && seconds_now () > end) {
+      d->is_lost = true;
+      break;
+    }
+    nanosleep (&delay, NULL);
+    delay.tv_sec = 1;
+  }
+  return r;
+}
+
 int
 backup_pull_disk (struct backup_run *run, struct backup_set *set,
                   struct backup_disk *d, struct error *err)
@@ -444,7 +492,7 @@ backup_pull_disk (struct backup_run *run, struct backup_set *set,
   has_journal = r > 0;
   if (has_journal && journal.is_complete)
     return take_complete (run, d, &journal, err);
-  r = open_source (run, d, &source, err);
+  r = open_or_wait (run, set, d, &source, err);
   if (r < 0)
     return r;
   backup_set_add (set, source);

@@ -33,6 +33,7 @@ struct backup_set {
   /* Protected by lock. */
   size_t next;                  /* disk */
   size_t nr_good;
+  bool has_read;                /* a source has been opened */
   int result;                   /* of the first disk that ended all; or of the
                                    last that failed and was allowed to */
   struct error error;           /* likewise */
@@ -85,8 +86,16 @@ backup_set_add (struct backup_set *s, struct blk *source)
   while (s->sources[i])
     i++;
   s->sources[i] = source;
+  s->has_read = true;
   if (s->is_stopped)
     cancel (s, source);
+}
+
+bool
+backup_set_has_read (struct backup_set *s)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&s->lock);
+  return s->has_read;
 }
 
 void

@@ -153,6 +153,10 @@ struct backup_set;
 const volatile bool *backup_set_flag (const struct backup_set *s);
 void backup_set_add (struct backup_set *s, struct blk *source);
 void backup_set_remove (struct backup_set *s, const struct blk *source);
+/* Has any been added?  Then the server can be reached in the way that it says,
+ * or could be.
+ */
+bool backup_set_has_read (struct backup_set *s);
 struct repo_item backup_make_item (const struct backup_run *run,
                                    const struct backup_disk *d);
 
