@@ -531,12 +531,12 @@ void
 wire_cancel (void *opaque)
 {
   struct wire *w = wire_of (opaque);
+  struct error why = ERROR_INIT;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
   if (w->state == GIVEN_UP)
     return;
-  w->state = GIVEN_UP;
-  w->error = cancelled (w, &w->why);
+  give_up_locked (w, cancelled (w, &why), &why);
   if (w->line)
     blk_nbd_cancel (w->line->blk);
   pthread_cond_broadcast (&w->cond);
