@@ -2,10 +2,22 @@
 """What a store's file is, for tests that change one (docs/format.md)."""
 import os
 import struct
+import time
 import zlib
 
 SLOT_SIZE = 128 * 1024
 SLOTS = (0, SLOT_SIZE)
+
+
+CLOCK_REALTIME_COARSE = 5       # of files' times
+
+
+def next_tick():
+    """What a file is given as its time from now on is later than all that was
+    until now."""
+    tick = time.clock_gettime(CLOCK_REALTIME_COARSE)
+    while time.clock_gettime(CLOCK_REALTIME_COARSE) == tick:
+        pass
 
 
 def crash_host(disk, store):

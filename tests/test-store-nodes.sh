@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from qmp_client import QmpError
+from store_util import next_tick
 from tidemarkd_util import Tidemarkd, check, check_equal, fail
 
 tmp = sys.argv[1]
@@ -127,6 +128,7 @@ for sig in signal.SIGTERM, signal.SIGKILL:
             backup(q, name, "new")
             d.write(name, 9 * M, 4096)
         d.stop(sig)
+    next_tick()
     run("qemu-io", "-f", "raw", "-c", "write 5M 4k", RAW)
     run("qemu-io", "-f", "qcow2", "-c", "write 5M 4k", IMAGE)
     with serve() as d, d.qmp() as q:

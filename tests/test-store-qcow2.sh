@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from store_util import next_tick
 from tidemarkd_util import Tidemarkd, check, check_equal
 
 tmp = sys.argv[1]
@@ -111,6 +112,7 @@ for i in range(2):
         d.stop(signal.SIGKILL)
 
 # QEMU has written after a kill: nobody knows what.
+next_tick()
 run("qemu-io", "-f", "qcow2", "-c", "write 50M 128k", IMAGE)
 with serve() as d, d.qmp() as q:
     b = d.bitmaps(q)["c"]

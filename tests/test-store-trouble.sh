@@ -13,8 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
-import time
-from store_util import LIVE, LIVE_SLOT
+from store_util import LIVE, LIVE_SLOT, next_tick
 from tidemarkd_util import Tidemarkd, check, check_equal, fail
 
 tmp = sys.argv[1]
@@ -94,18 +93,16 @@ for sig in signal.SIGTERM, signal.SIGKILL:
 # Another program writes to the disk in between.
 for sig in signal.SIGTERM, signal.SIGKILL:
     fresh(sig)
+    next_tick()
     subprocess.run(["qemu-io", "-f", "raw", "-c", "write 5M 4k", RAW],
                    check=True, stdout=subprocess.DEVNULL)
     expect_inconsistent("edited after signal %d" % sig,
                         "another program has changed the disk")
 
 # As soon as the clock of files goes on.
-COARSE = 5                      # CLOCK_REALTIME_COARSE
 for sig in signal.SIGTERM, signal.SIGKILL:
     fresh(sig)
-    tick = time.clock_gettime(COARSE)
-    while time.clock_gettime(COARSE) == tick:
-        pass
+    next_tick()
     edit(RAW, 5 << 20, b"edited")
     expect_inconsistent("edited at once after signal %d" % sig,
                         "another program has changed the disk")
