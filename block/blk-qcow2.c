@@ -342,7 +342,8 @@ open_others (struct qcow2 *q, const struct qcow2_open_options *options,
     return options->is_read_only ? 0 : open_nothing (q, err);
   if (!options->allow_backing)
     return error_set (err, EPERM, "%s: the image has a backing file"
-                      " (\"%.100s\") and following it was not allowed",
+                      " (\"%.100s\") and following it was not allowed"
+                      " (backing=allow; \"allow-backing\" of a node)",
                       q->blk.name, q->header.backing_file);
   error = qcow2_open_backing (q, filename, options, above, err);
   if (error == 0) {

@@ -164,7 +164,8 @@ open_named_data (struct qcow2 *q, const char *filename,
                       " file the image has", q->blk.name);
   if (!options->allow_backing)
     return error_set (err, EPERM, "%s: the image has an external data file"
-                      " (\"%.100s\") and following it was not allowed",
+                      " (\"%.100s\") and following it was not allowed"
+                      " (backing=allow; \"allow-backing\" of a node)",
                       q->blk.name, q->header.data_file);
   error = check_name (q, "data file", q->header.data_file, options, err);
   if (error < 0)

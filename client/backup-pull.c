@@ -358,7 +358,7 @@ explain_end (struct backup_run *run, struct error *err)
 /* A read has failed: the server may know more than its code says. */
 static void
 explain_break (struct backup_run *run, const struct backup_disk *d,
-         struct error *err)
+               struct error *err)
 {
   struct control_call call = {
     .command = "query-backups", .timeout = run->timeout,

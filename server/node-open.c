@@ -272,7 +272,7 @@ open_qcow2 (struct opening *o, struct node *node, json_t *options,
   json_t *backing = json_object_get (options, "backing");
   struct qcow2_open_options qcow2 = {
     .is_read_only = is_read_only,
-    .allow_backing = backing == NULL,
+    .allow_backing = json_is_true (json_object_get (options, "allow-backing")),
     .ignore_backing = backing != NULL,
   };
   struct blk *file;

@@ -61,6 +61,7 @@ static const struct qmp_arg raw_args[] = {
 static const struct qmp_arg qcow2_args[] = {
   { "file", QMP_NODE, true },
   { "backing", QMP_NODE_OR_NULL, false },
+  { "allow-backing", QMP_BOOL, false },
   { "lazy-refcounts", QMP_BOOL, false },
   { "pass-discard-request", QMP_BOOL, false },
   { "pass-discard-snapshot", QMP_BOOL, false },

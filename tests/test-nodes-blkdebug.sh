@@ -38,7 +38,8 @@ def run_event(d, q, event):
                     tmp + "/base.raw", image, "4M"], check=True)
     # State 2 is reached by the first data write: opening must succeed.
     q.execute("blockdev-add", {
-        "driver": "qcow2", "node-name": "d", "file": {
+        "driver": "qcow2", "node-name": "d", "allow-backing": True,
+        "file": {
             "driver": "blkdebug",
             "image": {"driver": "file", "filename": image},
             "set-state": [{"event": "write_aio", "state": 1, "new_state": 2}],

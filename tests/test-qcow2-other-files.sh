@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # A live disk's image makes no server open another file: what its header names as
 # backing or data file is refused unless backing=allow is given, and names of
-# protocols and json: are refused then, too; blockdev-add follows the header as
-# QEMU does, and not with "backing": null.
+# protocols and json: are refused then, too.  The same of blockdev-add, where it
+# is "allow-backing".
 . "${srcdir:-.}/control-test.sh"
 requires nbdkit qemu-img qemu-io
 cd "$tmp"
@@ -69,15 +69,24 @@ def refused(q, text, image, **more):
 
 
 with Tidemarkd(tmp) as d, d.qmp() as q:
+    allow = {"allow-backing": True}
     for n in 1, 2, 3:
-        refused(q, "is not a plain file name", "named%d" % n)
+        refused(q, "is not a plain file name", "named%d" % n, **allow)
+    for image in "backed", "data", "named1":
+        refused(q, "following it was not allowed", image)
+        refused(q, "following it was not allowed", image,
+                **{"allow-backing": False})
     refused(q, "following it was not allowed", "data", backing=None)
-    for backing, byte in ({"backing": None}, 0), ({}, 115):
-        add(q, "backed", **backing)
+    refused(q, "boolean", "backed", **{"allow-backing": "on"})
+    for options, byte in ({"backing": None}, 0), (allow, 115), (
+            {"backing": None, **allow}, 0):
+        add(q, "backed", **options)
         q.execute("block-export-add", {"type": "nbd", "id": "e",
                                        "node-name": "backed"})
         subprocess.run(["qemu-io", "-r", "-f", "raw", "-c",
                         "read -P %d 0 1M" % byte, d.uri("backed")], check=True)
         q.execute("block-export-del", {"id": "e", "mode": "hard"})
         q.execute("blockdev-del", {"node-name": "backed"})
+    add(q, "data", **allow)
+    q.execute("blockdev-del", {"node-name": "data"})
 END
