@@ -20,6 +20,7 @@
 
 #include "cleanup.h"
 #include "dirty-private.h"
+#include "log.h"
 
 struct store *
 dirty_ref_store (struct dirty *d)
@@ -276,6 +277,9 @@ load_entry (struct dirty *d, const struct store_entry *entry)
   lock_release (&d->lock);
   if (r < 0)
     dirty_unref (bm);
+  else if (bm->state == DIRTY_INCONSISTENT)
+    log_warning ("store '%s': bitmap '%s' is inconsistent: %s",
+                 store_path (d->store), bm->name, bm->reason);
   /* One of that name that is in memory only stays. */
   return r == -EEXIST ? 0 : r;
 }

@@ -365,10 +365,8 @@ recover_entry (struct store *s, const struct recovery *rc,
 static void
 log_entry (const struct store *s, const struct store_entry *entry)
 {
-  if (entry->state == STORE_INCONSISTENT)
-    log_warning ("store '%s': bitmap '%s' is inconsistent: %s", s->path,
-                 entry->name, entry->reason);
-  else if (entry->over_estimate > 0)
+  /* Of one that is inconsistent there may be another in the disk's image. */
+  if (entry->state != STORE_INCONSISTENT && entry->over_estimate > 0)
     log_warning ("store '%s': bitmap '%s' has up to %" PRIu64 " bytes too many"
                  " dirty after a crash", s->path, entry->name,
                  entry->over_estimate);

@@ -109,6 +109,7 @@ run("qemu-io", "-f", "qcow2", "-c", "write 30M 128k", IMAGE)
 for i in range(2):
     with serve() as d, d.qmp() as q:
         check_equal(counts(d, q), {"c": 3}, "after QEMU, %d" % i)
+        check("is inconsistent" not in d.messages(), d.messages())
         d.stop(signal.SIGKILL)
 
 # QEMU has written after a kill: nobody knows what.
@@ -118,6 +119,8 @@ with serve() as d, d.qmp() as q:
     b = d.bitmaps(q)["c"]
     check(b.get("inconsistent"), "believed after QEMU has written")
     check("another program has changed the disk" in b["reason"], b["reason"])
+    check("bitmap 'c' is inconsistent: another program" in d.messages(),
+          d.messages())
     check_equal(d.stop(), 0, "exit status")
 check_equal(in_image(), {"c": ["auto", "in-use"]}, "flags")
 run("qemu-img", "check", "-q", IMAGE)
