@@ -8,7 +8,8 @@
  * I10  A request from the wire, the guest or the user that does not fit the
  *      node is an error here and never reaches a driver.
  *
- * Called from any thread.  No locks.
+ * Called from any thread.  No locks, nor may the caller hold any that must not
+ * be held over I/O (LOCKING.md): that is asserted here for all drivers.
  */
 #include "config.h"
 
@@ -20,6 +21,7 @@
 #include <time.h>
 
 #include "blk.h"
+#include "lock.h"
 #include "log.h"
 #include "range.h"
 
@@ -166,6 +168,7 @@ blk_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
   if ((flags & BLK_NOWAIT) && !(blk->can & BLK_CAN_NOWAIT))
     return -EAGAIN;
 
+  lock_assert_io ();
   before = nr_reported;
   for (done = 0; done < len && r == 0; done += n) {
     n = piece_length (blk, len - done);
@@ -209,6 +212,7 @@ blk_pwrite (struct blk *blk, const void *buf, uint64_t len, uint64_t off,
   if (r < 0 || len == 0)
     return r;
 
+  lock_assert_io ();
   before = nr_reported;
   is_flush = needs_flush (blk, len, flags);
   if (is_flush)
@@ -269,6 +273,7 @@ blk_zero (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
   if ((flags & BLK_FAST) && !(blk->can & BLK_CAN_FAST_ZERO))
     return -EOPNOTSUPP;
 
+  lock_assert_io ();
   before = nr_reported;
   is_flush = needs_flush (blk, len, flags);
   if (is_flush)
@@ -301,6 +306,7 @@ blk_trim (struct blk *blk, uint64_t len, uint64_t off, unsigned flags)
   if (!(blk->can & BLK_CAN_TRIM) || !blk->driver->trim)
     return 0;
 
+  lock_assert_io ();
   before = nr_reported;
   is_flush = needs_flush (blk, len, flags);
   if (is_flush)
@@ -322,6 +328,7 @@ blk_flush (struct blk *blk)
 {
   uint64_t before = nr_reported;
 
+  lock_assert_io ();
   return finish (blk, "flush", blk_size (blk), 0, before, flush_driver (blk));
 }
 
@@ -335,6 +342,7 @@ blk_cache (struct blk *blk, uint64_t len, uint64_t off)
     return r;
   if (!(blk->can & BLK_CAN_CACHE) || !blk->driver->cache)
     return 0;
+  lock_assert_io ();
   for (done = 0; done < len && r == 0; done += n) {
     n = piece_length (blk, len - done);
     r = blk->driver->cache (blk, n, off + done);
@@ -408,6 +416,7 @@ blk_extents (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
     return r < 0 ? r : 0;
   }
 
+  lock_assert_io ();
   r = blk->driver->extents (blk, len, off, flags, status, e);
   if (r == 0)
     r = check_extents (e, old_len, off, off + len);
@@ -468,6 +477,7 @@ blk_read_stream (struct blk *blk, unsigned depth,
   struct blk_read read;
   int r;
 
+  lock_assert_io ();
   if (blk->driver->read_stream)
     return blk->driver->read_stream (blk, MAX (depth, 1), &stream_ops,
                                      &stream);

@@ -117,6 +117,21 @@ lock_assert_held (const struct lock *lock)
 #endif
 }
 
+#ifndef NDEBUG
+void
+lock_assert_io (void)
+{
+  uint32_t held = ranks_held & ((UINT32_C (1) << LOCK_RANK_FORMAT) - 1)
+    & ~(UINT32_C (1) << LOCK_RANK_COPY);
+
+  if (held == 0)
+    return;
+  fprintf (stderr, "lock of rank %s: held over I/O\n",
+           rank_names[__builtin_ctz (held)]);
+  abort ();
+}
+#endif
+
 void
 cond_init (pthread_cond_t *cond)
 {

@@ -49,6 +49,19 @@ void lock_release (struct lock *lock);
 /* Abort unless the calling thread holds the lock (no-op with NDEBUG). */
 void lock_assert_held (const struct lock *lock);
 
+/* Abort if the calling thread holds a lock that must not be held over data I/O:
+ * any but COPY, and those from FORMAT on, which are for the I/O of a format's
+ * metadata (no-op with NDEBUG).
+ */
+#ifdef NDEBUG
+static inline void
+lock_assert_io (void)
+{
+}
+#else
+void lock_assert_io (void);
+#endif
+
 /* Condition variables use CLOCK_MONOTONIC. */
 void cond_init (pthread_cond_t *cond);
 

@@ -40,5 +40,7 @@ block 2 | sed "s,\./run,$top_builddir/run,; s/^qemu-nbd /&--pid-file=q.pid /" |
     sed '/&$/ a\while [ ! -e q.pid ]; do read -r -t 0.02 <> <(:) || :; done' \
     >tour2
 grep -q qemu-nbd tour2 || fail "no second block in the tour"
+# It ends after its last client, and has the image until then.
+echo wait >>tour2
 timeout 60 bash -eux tour2 || fail "the tour's second block"
 qemu-img compare -f qcow2 -F qcow2 disk.qcow2 repo2/vda/000001-full.qcow2

@@ -35,6 +35,21 @@ aborts (void (*f) (void))
 }
 
 static void
+right_io (void)
+{
+  struct lock copy, format;
+
+  lock_init (&copy, LOCK_RANK_COPY);
+  lock_init (&format, LOCK_RANK_FORMAT);
+  lock_acquire (&copy);
+  lock_acquire (&format);
+  lock_assert_io ();
+  lock_release (&format);
+  lock_release (&copy);
+  lock_assert_io ();
+}
+
+static void
 right_order (void)
 {
   lock_acquire (&low);
@@ -91,6 +106,13 @@ destroy_held (void)
   lock_destroy (&low);
 }
 
+static void
+io_held (void)
+{
+  lock_acquire (&low);
+  lock_assert_io ();
+}
+
 static void *
 assert_in_thread (void *arg)
 {
@@ -123,6 +145,7 @@ static void
 test_breaches (void **state)
 {
   assert_false (aborts (right_order));
+  assert_false (aborts (right_io));
 #ifndef NDEBUG
   assert_true (aborts (wrong_order));
   assert_true (aborts (same_rank));
@@ -132,6 +155,7 @@ test_breaches (void **state)
   assert_true (aborts (destroy_held));
   assert_true (aborts (assert_held_by_other));
   assert_true (aborts (wait_unheld));
+  assert_true (aborts (io_held));
 #endif
 }
 
