@@ -19,6 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "block-export.h"
 #include "cleanup.h"
@@ -28,7 +30,6 @@
 #include "qmp.h"
 #include "qmp-args.h"
 #include "service.h"
-#include "size.h"
 #include "sockaddr.h"
 #include "specs.h"
 #include "tls-objects.h"
@@ -96,14 +97,33 @@ service_add_bitmap (struct service *s, const char *text, struct error *err)
   return specs_add_bitmap (&s->specs, text, err);
 }
 
+/* Now, and not when the first backup needs it. */
+static int
+check_scratch_dir (const char *dir, struct error *err)
+{
+  struct stat st;
+  int e = 0;
+
+  if (*dir == '\0')
+    return error_set (err, EINVAL, "scratch-dir: a directory is needed");
+  if (stat (dir, &st) < 0)
+    e = errno;
+  else if (!S_ISDIR (st.st_mode))
+    e = ENOTDIR;
+  else if (access (dir, W_OK | X_OK) < 0)
+    e = errno;
+  return e ? error_set_errno (err, e, "scratch-dir: %s", dir) : 0;
+}
+
 int
 service_set_scratch_dir (struct service *s, const char *dir,
                          struct error *err)
 {
   char *copy;
+  int r = check_scratch_dir (dir, err);
 
-  if (*dir == '\0')
-    return error_set (err, EINVAL, "scratch-dir: a directory is needed");
+  if (r < 0)
+    return r;
   copy = strdup (dir);
   if (copy == NULL)
     return error_set_errno (err, ENOMEM, "scratch-dir");
@@ -123,13 +143,12 @@ int
 service_set_max_connections (struct service *s, const char *what,
                              const char *value, struct error *err)
 {
-  uint64_t n;
-  int r = size_parse (what, value, &n, err);
+  const size_t len = strspn (value, "0123456789");
+  unsigned long n = value[len] == '\0' && len < 10 ? strtoul (value, NULL, 10)
+    : 0;
 
-  if (r < 0)
-    return r;
   if (n < 1 || n > MAX_CONNECTIONS)
-    return error_set (err, EINVAL, "%s: '%s': must be from 1 to %d", what,
+    return error_set (err, EINVAL, "%s: '%.64s': must be from 1 to %d", what,
                       value, MAX_CONNECTIONS);
   s->max_connections = (unsigned) n;
   return 0;
@@ -209,6 +228,11 @@ open_disk (struct service *s, struct disk_spec *spec, struct error *err)
   struct disk_options options = spec->options;
   int r;
 
+  r = options.scratch_dir ? check_scratch_dir (options.scratch_dir, err) : 0;
+  if (r < 0) {
+    error_prefix (err, "disk '%.64s'", options.name);
+    return r;
+  }
   if (options.scratch_dir == NULL)
     options.scratch_dir = s->scratch_dir;
   if (options.scratch_limit == 0)

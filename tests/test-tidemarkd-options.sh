@@ -143,6 +143,13 @@ bad 1 "198.51.100.1" "${A[@]}" --listen 198.51.100.1:0
 # The rest.
 bad 2 "--scratch-limit" "${A[@]}" --scratch-limit 1X
 bad 2 "scratch-dir: a directory is needed" "${A[@]}" --scratch-dir ""
+bad 2 "scratch-dir: $tmp/none: No such file" "${A[@]}" --scratch-dir "$tmp/none"
+bad 2 "scratch-dir: $tmp/a.raw: Not a directory" "${A[@]}" \
+    --scratch-dir "$tmp/a.raw"
+bad 1 "disk 'a': scratch-dir: $tmp/none: No such file" \
+    --disk "a,file=$tmp/a.raw,scratch-dir=$tmp/none" --control unix:ctl
+bad 2 "--max-connections: '10x': must be from 1 to 10000" "${A[@]}" \
+    --max-connections 10x
 bad 1 "--pid-file '$tmp/no-such-dir/pid'" "${A[@]}" --pid-file no-such-dir/pid
 bad 1 "disk 'a'" --disk a,file=missing.raw --control unix:ctl --daemon
 [ ! -e ctl ] || fail "a socket file of a failed start was left"
