@@ -112,7 +112,10 @@ with serve() as d, d.qmp() as q:
         d.write(name, 7 * M, 4096)
     # Taken away, and added again.
     for node in NODES:
-        q.execute("block-export-del", {"id": node["node-name"]})
+        # The server may not have seen yet that the last client has gone.
+        q.execute("block-export-del", {"id": node["node-name"],
+                                       "mode": "hard"})
+        q.wait_event("BLOCK_EXPORT_DELETED", id=node["node-name"])
         q.execute("blockdev-del", {"node-name": node["node-name"]})
     add(q)
     check_equal(counts(d, q, "raw"), {"new": 1}, "raw, added again")
@@ -161,7 +164,8 @@ with serve() as d, d.qmp() as q:
     add(q, NODES[:1])
     refuse(q, "is in use by another process or disk", "blockdev-add",
            spec("other", "qcow2", IMAGE, store=tmp + "/a.store"))
-    q.execute("block-export-del", {"id": "raw"})
+    q.execute("block-export-del", {"id": "raw", "mode": "hard"})
+    q.wait_event("BLOCK_EXPORT_DELETED", id="raw")
     refuse(q, "Node 'raw' has a store for dirty bitmaps", "blockdev-add",
            {"driver": "raw", "node-name": "other", "file": "raw"})
     check_equal(d.stop(), 0, "exit status")
