@@ -136,6 +136,10 @@ open_line (struct wire *w, struct line **ret, struct error *err)
     free (line);
     return r;
   }
+  /* What matters of its failures is said by the node above; a trim's does not
+   * matter.
+   */
+  atomic_store (&line->blk->is_quiet, true);
   line->users = 1;
   *ret = line;
   return 0;
