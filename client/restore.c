@@ -26,10 +26,6 @@
 #include "source.h"
 #include "tls-options.h"
 
-/* What is read comes in pieces from the files of a chain: a disk is kept busy
- * by several at once.
- */
-#define DEFAULT_THREADS 8
 #define MAX_EXTENTS 4096
 #define MAX_ITEM (UINT32_C (1) << 19)
 #define MAX_ZERO_ITEM (UINT64_C (1) << 30)
@@ -298,8 +294,7 @@ copy_all (struct restore *r, struct restore_result *ret, struct error *err)
     .detect_zeroes = true,
     .zero_unit = is_image ? QCOW2_DEFAULT_CLUSTER_SIZE : ZERO_UNIT,
     .target_is_zero = r->is_new,
-    .nr_threads = r->options->nr_connections ? r->options->nr_connections
-      : DEFAULT_THREADS,
+    .nr_threads = r->options->nr_connections,
     .cancel = r->options->cancel,
   };
   struct copy_stats stats;
