@@ -363,7 +363,7 @@ recover_entry (struct store *s, const struct recovery *rc,
 }
 
 static void
-log_entry (const struct store *s, const struct store_entry *entry)
+log_over_estimate (const struct store *s, const struct store_entry *entry)
 {
   /* Of one that is inconsistent there may be another in the disk's image. */
   if (entry->state != STORE_INCONSISTENT && entry->over_estimate > 0)
@@ -386,7 +386,7 @@ recover_entries (struct store *s, const struct recovery *rc)
     r = recover_entry (s, rc, &s->records[i], &s->entries[i]);
     if (r < 0)
       return r;
-    log_entry (s, &s->entries[i]);
+    log_over_estimate (s, &s->entries[i]);
   }
   return 0;
 }

@@ -405,8 +405,7 @@ chain_open_image (const struct chain *chain, const struct backup *b,
   options.ignore_backing = is_alone;
   options.filename = path;
   r = blk_qcow2_open (file, &options, ret, err);
-  /* What a node says begins with the path. */
-  if (r < 0 && strncmp (err->msg, chain->folder, strlen (chain->folder)) != 0)
-    error_prefix (err, "%s", path);
+  if (r < 0)
+    error_prefix_file (err, chain->folder, name);
   return r;
 }

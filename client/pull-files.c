@@ -113,11 +113,9 @@ make_image (struct pull *p, struct error *err)
   if (r < 0)
     return r;
   r = p->resume ? reopen_image (p, err) : create_image (p, err);
-  /* What a node says begins with the path. */
-  if (r < 0 && strncmp (err->msg, p->options->folder,
-                        strlen (p->options->folder)) != 0)
-    error_prefix (err, "%s/%s", p->options->folder,
-                  partial_name (p->options, ".qcow2.partial", name));
+  if (r < 0)
+    error_prefix_file (err, p->options->folder,
+                       partial_name (p->options, ".qcow2.partial", name));
   return r;
 }
 

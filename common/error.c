@@ -84,3 +84,12 @@ error_prefix (struct error *err, const char *fmt, ...)
   if (snprintf (err->msg, sizeof err->msg, "%s: %s", prefix, msg) < 0)
     err->msg[0] = '\0';
 }
+
+void
+error_prefix_file (struct error *err, const char *folder, const char *name)
+{
+  const size_t len = strlen (folder);
+
+  if (err && (strncmp (err->msg, folder, len) != 0 || err->msg[len] != '/'))
+    error_prefix (err, "%s/%s", folder, name);
+}

@@ -29,6 +29,12 @@ int error_set_errno (struct error *err, int errnum, const char *fmt, ...)
 void error_prefix (struct error *err, const char *fmt, ...)
   __attribute__ ((format (printf, 2, 3)));
 
+/* The same with FOLDER/NAME, unless the message begins with a file of that
+ * folder already, as that of a node does.
+ */
+void error_prefix_file (struct error *err, const char *folder,
+                        const char *name);
+
 /* Put spaces in the place of control characters, and return text: what a user
  * or a peer has put into a message cannot forge lines of a log, or do things to
  * a terminal.

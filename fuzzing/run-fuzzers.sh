@@ -66,13 +66,18 @@ findings ()
 # what is printed is kept, a finding is not lost.
 show ()
 {
-    local f nr=0
+    local f packed nr=0
     grep -v -E '^#[0-9]+[[:space:]]' "$out/$1/log" | tail -n 60 || :
     while read -r f; do
         nr=$((nr + 1))
         if [ -z "$f" ] || [ $nr -gt 3 ]; then break; fi
-        printf '%s; to have it again: base64 -d | xz -d >FILE\n' "$f"
-        xz -9 -c "$f" | base64 | head -c 20000
+        packed=$(xz -9 -c "$f" | base64)
+        if [ ${#packed} -gt 20000 ]; then
+            printf '%s: too long to be printed\n' "$f"
+            continue
+        fi
+        printf '%s; to have it again: base64 -d | xz -d >FILE\n%s\n' "$f" \
+            "$packed"
     done <<<"$2"
 }
 
