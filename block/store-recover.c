@@ -50,6 +50,7 @@ enum found {
 
 struct recovery {
   enum found found;
+  bool is_same_boot;            /* the kernel may have what the disk has not */
   enum store_note note;         /* that there is elsewhere */
   char reason[STORE_REASON_SIZE];       /* why nothing is believed; "" = is */
   uint64_t disk_size;           /* as it is */
@@ -199,14 +200,14 @@ judge (struct store *s, const struct store_options *options,
     return r;
   rc->disk_size = options->disk_size;
   rc->note = store_find_note (s);
+  rc->is_same_boot =
+    memcmp (boot_id, s->header.boot_id, sizeof boot_id) == 0;
   if (s->header.generation == 1)
     rc->found = FOUND_NEW;
   else if (!(s->header.flags & STORE_IS_OPEN))
     rc->found = FOUND_CLEAN;
-  else if (memcmp (boot_id, s->header.boot_id, sizeof boot_id) == 0)
-    rc->found = FOUND_SAME_BOOT;
   else
-    rc->found = FOUND_OTHER_BOOT;
+    rc->found = rc->is_same_boot ? FOUND_SAME_BOOT : FOUND_OTHER_BOOT;
   s->was_unclean = rc->found >= FOUND_SAME_BOOT;
   memcpy (s->header.boot_id, boot_id, sizeof boot_id);
   if (rc->found != FOUND_NEW) {
@@ -456,8 +457,9 @@ reset_live (struct store *s)
   return was_failed ? store_sync_map (s, &s->live_map) : 0;
 }
 
-/* The slot that is believed may be in the kernel only, also if it has been
- * synced in vain; and the power may fail while the other one is replaced.
+/* The slot that is believed may be in the kernel only: whoever wrote it was
+ * killed, perhaps while it closed the store, or has synced it in vain.  The
+ * power may fail while the other one is replaced.
  */
 static int
 make_slot_durable (struct store *s)
@@ -481,7 +483,7 @@ store_recover (struct store *s, const struct store_options *options,
   if (r == 0)
     r = judge (s, options, &rc);
   s->is_believed = rc.found != FOUND_NEW && rc.reason[0] == '\0';
-  if (r == 0 && rc.found == FOUND_SAME_BOOT)
+  if (r == 0 && rc.is_same_boot)
     r = make_slot_durable (s);
   if (r == 0)
     r = recover_entries (s, &rc);

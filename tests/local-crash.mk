@@ -8,8 +8,8 @@ crash_power_loss_SOURCES = crash/power-loss.c crash/model.c crash/model.h \
 crash_kill_torture_SOURCES = crash/kill-torture.c
 SCRIPT_TESTS += crash/power-loss.sh crash/kill-torture.sh
 LONG_TESTS += crash/crash-long.sh
-UNIT_TESTS += crash/test-resize
-crash_test_resize_SOURCES = crash/test-resize.c crash/model.c crash/model.h \
+UNIT_TESTS += crash/test-steps
+crash_test_steps_SOURCES = crash/test-steps.c crash/model.c crash/model.h \
 	$(sim_sources)
 UNIT_TESTS += crash/test-intent-bound
 crash_test_intent_bound_SOURCES = crash/test-intent-bound.c $(sim_sources)
