@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 from client_world import World
 from tidemarkd_util import TIMEOUT, check, check_equal
@@ -20,6 +21,11 @@ M = 1 << 20
 tmp = sys.argv[1]
 scratch = tmp + "/scratch"
 SIZES = {"vda": 8 * M, "vdb": 4 * M}
+
+
+def messages():
+    with open(tmp + "/err") as f:
+        return f.read()
 
 
 # What happens in the middle of the pull; returns after it has.  The reason of
@@ -34,6 +40,20 @@ def abort(w, p):
     w.go()
 
 
+def abort_in_a_call(w, p):
+    """What it waits for breaks off; the last word takes another connection."""
+    w.ctl.stall()
+    w.data.cut()
+    w.data.go()
+    end = time.monotonic() + TIMEOUT
+    while "trying to go on" not in messages():
+        check(time.monotonic() < end, "no loss is seen: " + messages())
+        time.sleep(0.01)
+    p.send_signal(signal.SIGTERM)
+    w.ctl.go()
+    w.ended("abort")
+
+
 def lease_over(w, p):
     p.send_signal(signal.SIGSTOP)
     w.ended("lease")
@@ -44,6 +64,11 @@ def lease_over(w, p):
 def scratch_full(w, p):
     check_equal(w.write("vda", 0, 2 * M), 0, "a write of the guest")
     w.ended("scratch")
+    w.go()
+
+
+def scratch_full_of_one(w, p):
+    check_equal(w.write("vda", 0, 2 * M), 0, "a write of the guest")
     w.go()
 
 
@@ -95,8 +120,11 @@ SHORT = ("--lease", "3", "--retry", "1")
 TABLE = (
     (success, (), 0, None),
     (abort, (), 4, None),
+    (abort_in_a_call, (), 4, None),
     (lease_over, SHORT, 1, None, "it has ended (lease)"),
     (scratch_full, ("--retry", "1"), 1, None, "it has ended (scratch)"),
+    (scratch_full_of_one, ("--retry", "1", "--partial-ok"), 5, None,
+     "as it was at the point: No space left on device"),
     (scratch_full_breaks_write, (), 0, None),
     (server_killed, ("--retry", "1"), 1, "not-resumed"),
     (server_ended, ("--retry", "60"), 1, None),
@@ -174,10 +202,11 @@ def one(w, happens, options, status, first, said=None):
     p.communicate(timeout=TIMEOUT)
     check_equal(p.returncode, status, "status of the client")
     if said:
-        with open(tmp + "/err") as f:
-            err = f.read().splitlines()
+        err = messages().splitlines()
+        check("could not be told" not in messages(), "messages: %s" % err)
+        check(said in err[-1], "messages: %s" % err)
         # And nothing of each read that fails for it.
-        check(said in err[-1] and "failed" not in "".join(err),
+        check(status == 5 or "failed" not in "".join(err),
               "messages: %s" % err)
     if first == "resumed":
         check_equal(len(w.q.execute("query-backups")), 1, "sessions")
@@ -190,7 +219,9 @@ def one(w, happens, options, status, first, said=None):
             # Marked, and not written.
             check(0 < got["vdb"] <= 2 * M, "the bitmap of vdb")
             got["vdb"] = 0
-        check_equal(got, meanwhile if status == 0 else all_of_it, "dirty")
+        if status == 5:
+            meanwhile["vda"] = all_of_it["vda"]
+        check_equal(got, meanwhile if status in (0, 5) else all_of_it, "dirty")
     if status == 0:
         check_equal({disk: w.restored(disk) == before[disk] for disk in SIZES},
                     {disk: True for disk in SIZES}, "what was stored")
