@@ -672,26 +672,6 @@ qcow2_alloc_table (struct qcow2 *q, uint64_t *ret_host)
   return error;
 }
 
-int
-qcow2_alloc_run (struct qcow2 *q, uint64_t nr, uint64_t *ret_host)
-{
-  uint64_t end, *pos = &q->next_host;
-  int error;
-
-  allocating_begin (q);
-  if (!q->is_appending) {
-    end = round_up (MAX (q->file_end, q->next_host), q->cluster_size);
-    pos = &end;
-  }
-  error = bump (q, pos, nr, ret_host);
-  if (error == 0)
-    error = take_refcounts (q, *ret_host, nr);
-  if (error == 0)
-    q->fresh_from = MAX (q->fresh_from, q->is_growable ? *pos : 0);
-  allocating_end (q);
-  return error;
-}
-
 /* The number of clusters up to the last of [0, nr) that is in use. */
 static int
 find_last (struct qcow2 *q, uint64_t nr, uint64_t *ret)
@@ -714,6 +694,41 @@ find_last (struct qcow2 *q, uint64_t nr, uint64_t *ret)
   }
   *ret = 0;
   return 0;
+}
+
+/* Where nothing is in use from on: with a file that grows its end, on a device
+ * that has to be looked for.
+ */
+static int
+find_end (struct qcow2 *q, uint64_t *ret)
+{
+  uint64_t nr = div_round_up (q->file_end, q->cluster_size);
+  int error = q->is_growable ? 0 : find_last (q, nr, &nr);
+
+  *ret = MAX (nr << q->cluster_bits, round_up (q->next_host,
+                                               q->cluster_size));
+  return error;
+}
+
+int
+qcow2_alloc_run (struct qcow2 *q, uint64_t nr, uint64_t *ret_host)
+{
+  uint64_t end, *pos = &q->next_host;
+  int error = 0;
+
+  allocating_begin (q);
+  if (!q->is_appending) {
+    error = find_end (q, &end);
+    pos = &end;
+  }
+  if (error == 0)
+    error = bump (q, pos, nr, ret_host);
+  if (error == 0)
+    error = take_refcounts (q, *ret_host, nr);
+  if (error == 0)
+    q->fresh_from = MAX (q->fresh_from, q->is_growable ? *pos : 0);
+  allocating_end (q);
+  return error;
 }
 
 int

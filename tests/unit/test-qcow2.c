@@ -357,6 +357,31 @@ test_random (void **state)
       }
 }
 
+/* A larger L1 table on a device, whose size does not say where the last cluster
+ * is.
+ */
+static void
+test_grow_on_device (void **state)
+{
+  const uint64_t size = UINT64_C (2) << 20;
+  struct subject s;
+  uint64_t off;
+
+  subject_create (&s, size, 512, 0, true);
+  for (off = 0; off < size; off += 64 << 10)
+    op_write (&s, off, 512);
+  reopen (&s);
+  assert_int_equal (blk_resize (s.node, 3 * size), 0);
+  s.model = realloc (s.model, 3 * size);
+  memset (s.model + size, 0, 2 * size);
+  s.size = 3 * size;
+  op_write (&s, 3 * size - 1000, 1000);
+  check_content (&s, 0, s.size);
+  assert_int_equal (blk_close (s.node), 0);
+  check_image (&s, 0);
+  subject_destroy (&s);
+}
+
 /* Refcounts of every width. */
 static void
 test_refcount_widths (void **state)
@@ -710,6 +735,8 @@ test_chain (void **state)
       check_content (top, off, rnd (2) ? len : MIN (len, 700));
       if (k % 10 == 0)
         check_extents (top, off, len);
+      if (k % 10 == 1)
+        check_prefetch (s, off, len);
     }
     assert_int_equal (blk_close (top->node), 0);
     for (unsigned i = 0; i < NR_LAYERS; i++)
