@@ -88,6 +88,7 @@ const struct blk_driver qcow2_driver = {
   .trim = qcow2_trim,
   .flush = qcow2_flush,
   .extents = qcow2_extents,
+  .cache = qcow2_cache,
   .resize = qcow2_resize,
 };
 
@@ -141,7 +142,7 @@ qcow2_new (struct blk *file, const struct qcow2_header *h, bool is_read_only,
            const struct qcow2_cache_sizes *cache, struct qcow2 **ret,
            struct error *err)
 {
-  unsigned can = BLK_CAN_EXTENTS | BLK_CAN_MULTI_CONN;
+  unsigned can = BLK_CAN_CACHE | BLK_CAN_EXTENTS | BLK_CAN_MULTI_CONN;
   struct qcow2 *q = calloc (1, sizeof *q);
   int error;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Reads and extents of qcow2 nodes: run by run, each run one request to the
- * file of the layer that holds it.
+/* Reads, prefetching and extents of qcow2 nodes: run by run, each run one
+ * request to the file of the layer that holds it.
  *
  * Below the top all layers are read-only: qcow2-skip.c remembers which of them
  * hold nothing.
@@ -128,25 +128,79 @@ read_run (struct qcow2 *q, const struct qcow2_run *run, uint8_t *buf,
   }
 }
 
+/* Advice to the node that has the run. */
+static int
+cache_run (struct qcow2 *q, const struct qcow2_run *run, uint64_t off)
+{
+  struct blk *below = q->data;
+  uint64_t size, len = run->len;
+
+  if (qcow2_run_is_unallocated (run))
+    below = q->blk.backing;
+  else if (run->type == QCOW2_PACKED)
+    qcow2_packed_place (q, run->host, &off, &len);
+  else if (run->type == QCOW2_DATA)
+    off = run->host;
+  else
+    return 0;
+  size = below ? blk_size (below) : 0;
+  return off < size ? blk_cache (below, MIN (len, size - off), off) : 0;
+}
+
+/* What is done with each run of a range. */
+struct use {
+  uint8_t *buf;                 /* NULL: nothing is read, only prefetched */
+  uint64_t off;                 /* of buf */
+  unsigned flags;
+};
+
+static int
+use_run (const struct use *use, struct qcow2 *layer,
+         const struct qcow2_run *run, uint64_t off)
+{
+  if (use->buf == NULL)
+    return cache_run (layer, run, off);
+  return read_run (layer, run, use->buf + (off - use->off), off, use->flags);
+}
+
 /* The top of a stack that is written to. */
 static int
-read_writable (struct qcow2 *q, uint8_t *p, uint64_t len, uint64_t off,
-               unsigned flags)
+use_writable (const struct use *use, struct qcow2 *q, uint64_t len)
 {
+  uint64_t off = use->off;
   struct qcow2_run run;
   unsigned epoch;
   int error;
 
-  for (; len > 0; p += run.len, off += run.len, len -= run.len) {
+  for (; len > 0; off += run.len, len -= run.len) {
     lock_acquire (&q->lock);
     epoch = qcow2_op_enter (q);
-    error = qcow2_map (q, off, len, flags & BLK_NOWAIT, &run);
+    error = qcow2_map (q, off, len, use->flags & BLK_NOWAIT, &run);
     lock_release (&q->lock);
     if (error == 0)
-      error = read_run (q, &run, p, off, flags);
+      error = use_run (use, q, &run, off);
     lock_acquire (&q->lock);
     qcow2_op_leave (q, epoch);
     lock_release (&q->lock);
+    if (error < 0)
+      return error;
+  }
+  return 0;
+}
+
+static int
+use_all (const struct use *use, struct qcow2 *q, uint64_t len)
+{
+  uint64_t off = use->off;
+  struct source src;
+  int error;
+
+  if (!blk_is_read_only (&q->blk))
+    return use_writable (use, q, len);
+  for (; len > 0; off += src.run.len, len -= src.run.len) {
+    error = find_source (q, off, len, use->flags & BLK_NOWAIT, &src);
+    if (error == 0)
+      error = use_run (use, src.layer, &src.run, off);
     if (error < 0)
       return error;
   }
@@ -157,23 +211,17 @@ int
 qcow2_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
              unsigned flags)
 {
-  struct qcow2 *q = qcow2_of (blk);
-  struct source src;
-  uint8_t *p = buf;
-  uint64_t n;
-  int error;
+  const struct use use = { buf, off, flags };
 
-  if (!blk_is_read_only (blk))
-    return read_writable (q, p, len, off, flags);
-  for (; len > 0; p += n, off += n, len -= n) {
-    error = find_source (q, off, len, flags & BLK_NOWAIT, &src);
-    if (error == 0)
-      error = read_run (src.layer, &src.run, p, off, flags);
-    if (error < 0)
-      return error;
-    n = src.run.len;
-  }
-  return 0;
+  return use_all (&use, qcow2_of (blk), len);
+}
+
+int
+qcow2_cache (struct blk *blk, uint64_t len, uint64_t off)
+{
+  const struct use use = { NULL, off, 0 };
+
+  return use_all (&use, qcow2_of (blk), len);
 }
 
 /* --- extents */

@@ -605,6 +605,7 @@ unsigned qcow2_skip (struct qcow2 *q, uint64_t off, uint64_t *len,
 
 int qcow2_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
                  unsigned flags);
+int qcow2_cache (struct blk *blk, uint64_t len, uint64_t off);
 int qcow2_extents (struct blk *blk, uint64_t len, uint64_t off,
                    unsigned flags, enum blk_status status,
                    struct extents *extents);

@@ -31,6 +31,10 @@
 #define MAX_ZERO_ITEM (UINT64_C (1) << 30)
 #define ZERO_UNIT 4096
 #define WRITEBACK_STEP (UINT64_C (64) << 20)
+/* The layers of a chain lie in many files, so that the system's own read-ahead
+ * is of little use: the disk is kept busy with so much of the source.
+ */
+#define PREFETCH_WINDOW (UINT64_C (8) << 20)
 
 struct restore {
   /* Fixed while it runs. */
@@ -48,6 +52,7 @@ struct restore {
   struct extents extents;
   size_t i;
   uint64_t off;                 /* what is before has been given out */
+  uint64_t prefetched;          /* what is before has been asked for */
 
   /* Atomic. */
   _Atomic uint64_t written;
@@ -76,6 +81,18 @@ current_extent (struct restore *r, const struct extent **ret)
   return 1;
 }
 
+/* Advice: whatever is wrong, reading it will say so. */
+static void
+prefetch (struct restore *r)
+{
+  const uint64_t end = MIN (r->off + PREFETCH_WINDOW, r->size);
+
+  r->prefetched = MAX (r->prefetched, r->off);
+  if (r->prefetched < end)
+    (void) blk_cache (r->options->source, end - r->prefetched, r->prefetched);
+  r->prefetched = end;
+}
+
 static int
 restore_next (void *opaque, struct copy_item *ret)
 {
@@ -90,6 +107,8 @@ restore_next (void *opaque, struct copy_item *ret)
     ret->is_zero = extent->value & EXTENT_ZERO;
     ret->len = MIN (left, ret->is_zero ? MAX_ZERO_ITEM : MAX_ITEM);
     r->off += ret->len;
+    if (!ret->is_zero)
+      prefetch (r);
     if (!ret->is_zero || !r->is_new)
       return 1;
     progress_add (ret->len);

@@ -5,7 +5,7 @@
 # protocols and json: are refused then, too.  The same of blockdev-add, where it
 # is "allow-backing".
 . "${srcdir:-.}/control-test.sh"
-requires nbdkit qemu-img qemu-io
+requires nbdkit qemu-img qemu-io nbdsh
 cd "$tmp"
 truncate -s 1M secret.raw
 qemu-io -f raw -c 'write -P 115 0 1M' secret.raw >io.out
@@ -37,6 +37,17 @@ for image in backed data; do
     timeout 20 "${nbdkit[@]}" -U - "$plugin" \
         "disk=d,format=qcow2,file=$image.qcow2,backing=allow" \
         --run 'qemu-io -r -f raw -c "read -P 115 0 1M" "$uri"' >io.out ||
+        fail "$image: $(cat io.out)"
+done
+# A client may ask for it in advance, and reads what it is.
+for image in backed data; do
+    timeout 20 "${nbdkit[@]}" -U - "$plugin" \
+        "disk=d,format=qcow2,file=$image.qcow2,backing=allow" --run '
+            nbdsh -u "$uri" -c "
+assert h.can_cache()
+h.cache(h.get_size(), 0)
+h.cache(1, h.get_size() - 1)
+assert h.pread(h.get_size(), 0) == b\"s\" * h.get_size()"' 2>io.out ||
         fail "$image: $(cat io.out)"
 done
 for i in 1 2 3; do

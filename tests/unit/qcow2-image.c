@@ -11,6 +11,8 @@
 #include "qcow2-image.h"
 #include "range.h"
 
+#define SECTOR 512
+
 /* --- the file */
 
 struct file_blk {
@@ -36,6 +38,41 @@ file_forget_changes (struct file *f)
   free (f->changes);
   f->changes = NULL;
   f->nr_changes = 0;
+}
+
+void
+file_watch (struct file *f)
+{
+  f->marks = calloc (div_round_up (f->capacity, SECTOR), sizeof *f->marks);
+  f->nr_unexpected = 0;
+}
+
+bool
+file_unwatch (struct file *f)
+{
+  bool is_right = f->nr_unexpected == 0;
+  uint64_t i;
+
+  for (i = 0; i < div_round_up (f->capacity, SECTOR); i++)
+    is_right = is_right && f->marks[i] != MARK_PREFETCHED;
+  free (f->marks);
+  f->marks = NULL;
+  return is_right;
+}
+
+/* Sectors that the range touches. */
+static void
+mark (struct file *f, uint64_t off, uint64_t len, enum file_mark what)
+{
+  uint64_t i;
+
+  for (i = off / SECTOR; f->marks && i < div_round_up (off + len, SECTOR); i++)
+    {
+      if (what == MARK_READ && f->marks[i] == MARK_NONE)
+        f->nr_unexpected++;
+      else
+        f->marks[i] = what;
+    }
 }
 
 void
@@ -117,6 +154,14 @@ file_pread (struct blk *blk, void *buf, uint64_t len, uint64_t off,
             unsigned flags)
 {
   memcpy (buf, file_of (blk)->bytes + off, len);
+  mark (file_of (blk), off, len, MARK_READ);
+  return 0;
+}
+
+static int
+file_cache (struct blk *blk, uint64_t len, uint64_t off)
+{
+  mark (file_of (blk), off, len, MARK_PREFETCHED);
   return 0;
 }
 
@@ -185,6 +230,7 @@ static const struct blk_driver file_driver = {
   .name = "test-file",
   .close = file_close,
   .pread = file_pread,
+  .cache = file_cache,
   .pwrite = file_pwrite,
   .zero = file_zero,
   .trim = file_trim,
@@ -201,7 +247,8 @@ file_node (struct file *f)
   use (f, f->size);
   if (blk_init (&b->blk, &file_driver, "file", NULL,
                 f->is_device ? f->capacity : f->size,
-                BLK_CAN_TRIM | BLK_CAN_ZERO | BLK_CAN_FAST_ZERO) < 0)
+                BLK_CAN_CACHE | BLK_CAN_TRIM | BLK_CAN_ZERO
+                | BLK_CAN_FAST_ZERO) < 0)
     abort ();
   return &b->blk;
 }

@@ -21,6 +21,8 @@ struct change {
   uint8_t *data;                /* WRITE */
 };
 
+enum file_mark { MARK_NONE, MARK_PREFETCHED, MARK_READ };
+
 /* The file below an image: bytes in memory.  Any thread. */
 struct file {
   uint8_t *bytes;
@@ -31,6 +33,8 @@ struct file {
   struct change *changes;
   size_t nr_changes;
   bool is_device;               /* cannot be resized */
+  enum file_mark *marks;        /* of each sector, see file_watch; or NULL */
+  uint64_t nr_unexpected;       /* sectors read that were not prefetched */
 };
 
 void file_init (struct file *f, uint64_t capacity);
@@ -38,6 +42,11 @@ void file_destroy (struct file *f);
 /* A node over f, which stays with the caller. */
 struct blk *file_node (struct file *f);
 void file_forget_changes (struct file *f);
+/* From here on sectors that are prefetched and then read are marked.  Off: true
+ * if between the two calls all of them were, and no others read.  One thread.
+ */
+void file_watch (struct file *f);
+bool file_unwatch (struct file *f);
 /* Do the change to bytes of the same capacity; *size is the file's. */
 void change_apply (const struct change *c, uint8_t *bytes, uint64_t *size);
 

@@ -115,6 +115,10 @@ check_random (const struct qcow2_create_options *options)
     assert_sound (&f);
     must (blk_qcow2_open (file_node (&f), &open, &blk, &err));
     check_model (blk, model);
+    file_watch (&f);
+    must (blk_cache (blk, options->size, 0));
+    check_model (blk, model);
+    assert_true (file_unwatch (&f));
   }
   must (blk_close (blk));
   file_destroy (&f);

@@ -716,6 +716,23 @@ make_layer (struct subject *s, unsigned i, const struct subject *below,
   s->node = open_layer (&s->file, is_read_only, below ? below->node : NULL);
 }
 
+/* Reading what has been prefetched reads all of that and nothing else. */
+static void
+check_prefetch (struct subject s[NR_LAYERS], uint64_t off, uint64_t len)
+{
+  struct subject *top = &s[NR_LAYERS - 1];
+  unsigned i;
+
+  /* It may read tables. */
+  check_content (top, off, len);
+  for (i = 0; i < NR_LAYERS; i++)
+    file_watch (&s[i].file);
+  assert_int_equal (blk_cache (top->node, len, off), 0);
+  check_content (top, off, len);
+  for (i = 0; i < NR_LAYERS; i++)
+    assert_true (file_unwatch (&s[i].file));
+}
+
 /* Reads of all lengths in any order, which remember and recall layers, and
  * extents, through layers of different sizes, with clusters alike or not.
  */
@@ -811,6 +828,7 @@ main (int argc, char *argv[])
 {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test (test_random),
+    cmocka_unit_test (test_grow_on_device),
     cmocka_unit_test (test_refcount_widths),
     cmocka_unit_test (test_reftable_growth),
     cmocka_unit_test (test_no_header_before_flush),
