@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
-from client_world import World
+from client_world import World, messages, wait_message
 from tidemarkd_util import TIMEOUT, check, check_equal
 
 K = 1 << 10
@@ -21,11 +20,6 @@ M = 1 << 20
 tmp = sys.argv[1]
 scratch = tmp + "/scratch"
 SIZES = {"vda": 8 * M, "vdb": 4 * M}
-
-
-def messages():
-    with open(tmp + "/err") as f:
-        return f.read()
 
 
 # What happens in the middle of the pull; returns after it has.  The reason of
@@ -45,10 +39,7 @@ def abort_in_a_call(w, p):
     w.ctl.stall()
     w.data.cut()
     w.data.go()
-    end = time.monotonic() + TIMEOUT
-    while "trying to go on" not in messages():
-        check(time.monotonic() < end, "no loss is seen: " + messages())
-        time.sleep(0.01)
+    wait_message(tmp, p, "trying to go on")
     p.send_signal(signal.SIGTERM)
     w.ctl.go()
     w.ended("abort")
@@ -202,9 +193,9 @@ def one(w, happens, options, status, first, said=None):
     p.communicate(timeout=TIMEOUT)
     check_equal(p.returncode, status, "status of the client")
     if said:
-        err = messages().splitlines()
-        check("could not be told" not in messages(), "messages: %s" % err)
-        check(said in err[-1], "messages: %s" % err)
+        err = messages(tmp).splitlines()
+        check(said in err[-1] and "could not be told" not in "".join(err),
+              "messages: %s" % err)
         # And nothing of each read that fails for it.
         check(status == 5 or "failed" not in "".join(err),
               "messages: %s" % err)

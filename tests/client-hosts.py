@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from client_world import messages, wait_message
 from relay import Program
 from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal, fail
 from tls_util import NOW, Pki
@@ -90,24 +91,11 @@ def client(*options, who="alice"):
             stdout=subprocess.PIPE, stderr=err)
 
 
-def messages():
-    with open(tmp + "/err") as f:
-        return f.read()
-
-
 def finish(p, status=0):
     """Its events."""
     out = p.communicate(timeout=TIMEOUT * 2)[0]
-    check_equal(p.returncode, status, "status, and " + messages())
+    check_equal(p.returncode, status, "status, and " + messages(tmp))
     return [json.loads(line) for line in out.splitlines()]
-
-
-def wait_message(p, text):
-    end = time.monotonic() + TIMEOUT
-    while text not in messages():
-        check(p.poll() is None and time.monotonic() < end,
-              "no %r in: %s" % (text, messages()))
-        time.sleep(0.01)
 
 
 def contents():
@@ -162,8 +150,8 @@ def mended_under_one_run():
     guest_writes(2)
     point = contents()
     p = begin_and_cut(far, "--timeout", "1")
-    wait_message(p, "the connection is lost")
-    check("nbds://" + DATA in messages(), "which: " + messages())
+    wait_message(tmp, p, "the connection is lost")
+    check("nbds://" + DATA in messages(tmp), "which: " + messages(tmp))
     guest_writes(3)
     far.ip("link", "set", "far", "up")
     events = finish(p)
@@ -188,11 +176,11 @@ def never_mended():
     """The lease ends what the client cannot."""
     p = begin_and_cut(far, "--timeout", "1", "--lease", "2", "--retry", "0")
     finish(p, 1)
-    check(DATA in messages() or CONTROL in messages(),
-          "no address: " + messages())
+    check(DATA in messages(tmp) or CONTROL in messages(tmp),
+          "no address: " + messages(tmp))
     finish(client("--retry", "0"), 1)
-    check("%s: cannot connect" % CONTROL in messages(),
-          "no address: " + messages())
+    check("%s: cannot connect" % CONTROL in messages(tmp),
+          "no address: " + messages(tmp))
     q.wait_event("BACKUP_ENDED", reason="lease")
     check_equal(q.execute("query-backups"), [], "sessions")
     check_equal(os.listdir(tmp + "/scratch"), [], "scratch")
@@ -206,7 +194,7 @@ def never_mended():
 def refused():
     """The server names whom it refuses: its peer, which is the relay."""
     finish(client("--retry", "0", who="nobody"), 1)
-    check("Certificate is required" in messages(), messages())
+    check("Certificate is required" in messages(tmp), messages(tmp))
     check("control: 10.83.1.2:" in d.messages(), d.messages())
 
 

@@ -6,10 +6,25 @@ import atexit
 import json
 import os
 import subprocess
+import time
 
 from qmp_client import QmpError
 from relay import Relay
 from tidemarkd_util import TIMEOUT, Tidemarkd, check, check_equal, fail
+
+
+def messages(tmp):
+    """What the last client has said so far."""
+    with open(tmp + "/err") as f:
+        return f.read()
+
+
+def wait_message(tmp, p, text):
+    end = time.monotonic() + TIMEOUT
+    while text not in messages(tmp):
+        check(p.poll() is None and time.monotonic() < end,
+              "no %r in: %s" % (text, messages(tmp)))
+        time.sleep(0.01)
 
 
 class World:
@@ -97,8 +112,7 @@ class World:
         """The events of one that succeeds."""
         p = self.client(*options)
         out = p.communicate(timeout=TIMEOUT)[0]
-        with open(self.tmp + "/err") as f:
-            check_equal(p.returncode, 0, "status, and " + f.read())
+        check_equal(p.returncode, 0, "status, and " + messages(self.tmp))
         return [json.loads(line) for line in out.splitlines()]
 
     def leftovers(self):
