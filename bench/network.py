@@ -3,8 +3,9 @@
 import os
 import subprocess
 
-from cases import GRANULE, MIB, Full, Incremental, run, sparse, sync_file
-from servers import NbdkitFile, Plugin, StorageDaemon, show
+from cases import (GRANULE, MIB, Case, Full, Incremental, random_file, run,
+                   sparse, sync_file)
+from servers import NbdkitFile, Plugin, StorageDaemon, Tidemarkd, show
 
 GIGABIT = 125000000             # bytes per second
 
@@ -145,6 +146,31 @@ class FarClean (FarIncremental):
     contestants = {"tidemark": FarIncremental.ours}
 
 
+class FarDisks (Far, Case):
+    """Full backups of 8 disks of random data over a link of 1 Gbit/s and 20 ms
+    round trip; bytes of the disks as a fraction of what the link can carry."""
+    size = 512 * MIB
+    disks = ["d%d" % i for i in range (8)]
+
+    def prepare (self):
+        for disk in self.disks:
+            random_file (self.path (disk), self.moved () // len (self.disks))
+
+    def side_by_side (self, nr):
+        with Tidemarkd (self.tools, self.work, self.disks) as s, self.link (s):
+            argv = self.backup (s) + ["--parallel", str (nr)]
+            yield s, argv, lambda: run (argv)
+        run (["rm", "-rf", self.path ("repo")])
+
+    def ours (self):
+        yield from self.side_by_side (4)
+
+    def in_turn (self):
+        yield from self.side_by_side (1)
+
+    contestants = {"tidemark": ours, "one disk after the other": in_turn}
+
+
 class VeryFarFull (FarFull):
     """As far-full, at 100 ms."""
     round_trip, least = 0.1, 75
@@ -156,6 +182,6 @@ class VeryFarIncremental (FarIncremental):
 
 
 CASES = {"far-full": FarFull, "far-incremental": FarIncremental,
-         "far-clean": FarClean,
+         "far-clean": FarClean, "far-disks": FarDisks,
          "very-far-full": VeryFarFull,
          "very-far-incremental": VeryFarIncremental}

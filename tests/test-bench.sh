@@ -12,7 +12,7 @@ json '{k: [(c["name"], c["median"] > 0) for c in v["contestants"]]
        for k, v in j["cases"].items ()}' < "$tmp/r.json" > "$tmp/got"
 grep -q "'qcow2-write': \[([^]]*True), ([^]]*True)\]" "$tmp/got" ||
     fail "qcow2-write: $(cat "$tmp/got")"
-for case in far-full very-far-full qcow2-write-random; do
+for case in far-full very-far-full far-disks qcow2-write-random; do
     grep -q "'$case': \[([^]]*True), ([^]]*True)\]" "$tmp/got" ||
         fail "$case: $(cat "$tmp/got")"
 done
