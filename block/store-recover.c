@@ -459,7 +459,8 @@ reset_live (struct store *s)
 
 /* The slot that is believed may be in the kernel only: whoever wrote it was
  * killed, perhaps while it closed the store, or has synced it in vain.  The
- * power may fail while the other one is replaced.
+ * power may fail while the other one is replaced.  (A new store was durable
+ * before it had its name.)
  */
 static int
 make_slot_durable (struct store *s)
@@ -483,7 +484,7 @@ store_recover (struct store *s, const struct store_options *options,
   if (r == 0)
     r = judge (s, options, &rc);
   s->is_believed = rc.found != FOUND_NEW && rc.reason[0] == '\0';
-  if (r == 0 && rc.is_same_boot)
+  if (r == 0 && rc.is_same_boot && rc.found != FOUND_NEW)
     r = make_slot_durable (s);
   if (r == 0)
     r = recover_entries (s, &rc);
