@@ -114,7 +114,7 @@ struct blk_driver {
    */
   int (*extents) (struct blk *blk, uint64_t len, uint64_t off, unsigned flags,
                   enum blk_status status, struct extents *extents);
-  /* Optional. */
+  /* Optional: the range, or a beginning of it, is read soon; advice. */
   int (*cache) (struct blk *blk, uint64_t len, uint64_t off);
   /* Optional: the node cannot be resized.  On success the driver sets
    * blk->size.

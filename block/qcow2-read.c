@@ -128,6 +128,11 @@ read_run (struct qcow2 *q, const struct qcow2_run *run, uint8_t *buf,
   }
 }
 
+/* So much one call prefetches: a length of 64 bits may be that of a whole disk,
+ * run by run.
+ */
+#define MAX_CACHE (UINT64_C (32) << 20)
+
 /* Advice to the node that has the run. */
 static int
 cache_run (struct qcow2 *q, const struct qcow2_run *run, uint64_t off)
@@ -221,7 +226,7 @@ qcow2_cache (struct blk *blk, uint64_t len, uint64_t off)
 {
   const struct use use = { NULL, off, 0 };
 
-  return use_all (&use, qcow2_of (blk), len);
+  return use_all (&use, qcow2_of (blk), MIN (len, MAX_CACHE));
 }
 
 /* --- extents */

@@ -733,6 +733,25 @@ check_prefetch (struct subject s[NR_LAYERS], uint64_t off, uint64_t len)
     assert_true (file_unwatch (&s[i].file));
 }
 
+/* A client cannot have all of a large disk read. */
+static void
+test_prefetch_is_bounded (void **state)
+{
+  const uint64_t limit = UINT64_C (32) << 20;
+  struct subject s;
+
+  subject_create (&s, 2 * limit, 65536, 0, false);
+  op_write (&s, 0, 65536);
+  op_write (&s, limit, 65536);
+  assert_int_equal (blk_flush (s.node), 0);
+  file_watch (&s.file);
+  assert_int_equal (blk_cache (s.node, 2 * limit, 0), 0);
+  check_content (&s, 0, 65536);
+  assert_true (file_unwatch (&s.file));
+  assert_int_equal (blk_close (s.node), 0);
+  subject_destroy (&s);
+}
+
 /* Reads of all lengths in any order, which remember and recall layers, and
  * extents, through layers of different sizes, with clusters alike or not.
  */
@@ -838,6 +857,7 @@ main (int argc, char *argv[])
     cmocka_unit_test (test_append),
     cmocka_unit_test (test_overlaps),
     cmocka_unit_test (test_chain),
+    cmocka_unit_test (test_prefetch_is_bounded),
     cmocka_unit_test (test_parallel),
   };
 
