@@ -278,14 +278,18 @@ nbd_conn_issue (struct nbd_conn *c, struct nbd_op *op, struct nbd_waiter *w,
 static void
 poll_once (struct nbd_conn *c)
 {
+  /* Not the handle's own descriptor: another thread, in whose call the
+   * connection dies, makes libnbd close that one, and its number may be given
+   * to another file before we poll it.
+   */
   struct pollfd fds[2] = {
-    { .fd = nbd_aio_get_fd (c->h) },
+    { .fd = c->cut_fd },
     { .fd = c->wake_fd, .events = POLLIN },
   };
   unsigned dir = nbd_aio_get_direction (c->h);
   uint64_t n;
 
-  if (fds[0].fd < 0 || dir == 0) {
+  if (dir == 0) {
     /* Dead: another thread is just completing all commands. */
     poll (NULL, 0, 1);
     return;
