@@ -48,7 +48,7 @@ backup_end_session (struct backup_run *run, bool is_success,
                     struct error *err)
 {
   const time_t end = time (NULL) + (time_t) run->retry;
-  struct timespec delay = { .tv_nsec = 100000000 };
+  int delay_ms = 100;
   bool is_refused;
   int r;
 
@@ -58,8 +58,8 @@ backup_end_session (struct backup_run *run, bool is_success,
   r = call_end (run, is_success, &is_refused, err);
   while (r < 0 && !is_refused && is_success && time (NULL) < end
          && !interrupt_is_set ()) {
-    nanosleep (&delay, NULL);
-    delay.tv_sec = MIN (delay.tv_sec * 2 + 1, 5);
+    interrupt_sleep (delay_ms);
+    delay_ms = MIN (delay_ms * 2 + 1000, 5000);
     r = call_end (run, is_success, &is_refused, err);
   }
   run->session[0] = '\0';

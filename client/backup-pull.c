@@ -17,6 +17,7 @@
 
 #include "backup.h"
 #include "blk-qcow2.h"
+#include "interrupt.h"
 #include "journal.h"
 #include "log.h"
 #include "progress.h"
@@ -453,7 +454,7 @@ open_or_wait (struct backup_run *run, struct backup_set *set,
               struct backup_disk *d, struct blk **ret, struct error *err)
 {
   const double end = seconds_now () + run->retry;
-  struct timespec delay = { .tv_nsec = 100000000 };
+  int delay_ms = 100;
   bool was_there = false;
   int r, e;
 
@@ -467,8 +468,8 @@ open_or_wait (struct backup_run *run, struct backup_set *set,
       d->is_lost = true;
       break;
     }
-    nanosleep (&delay, NULL);
-    delay.tv_sec = 1;
+    interrupt_sleep (delay_ms);
+    delay_ms = 1000;
   }
   return r;
 }

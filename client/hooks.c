@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Commands of the user's around a backup and around its point.  Main thread, at
- * times when there is no other, so that a child may go on without exec.
+ * times when there is no other but that of interrupt.c, which takes no locks:
+ * a child may go on without exec.
  *
  * A guest is frozen by a process that thaws it in any case: when it is told
  * (freeze_end), when the time is over, and when we are gone.
@@ -25,6 +26,7 @@
 
 #include "clock.h"
 #include "hooks.h"
+#include "interrupt.h"
 #include "log.h"
 
 struct freeze {
@@ -47,7 +49,7 @@ exec_shell (const char *command, const char *arg)
   snprintf (line, len, "%s \"$@\"", command);
   dup2 (null, STDIN_FILENO);
   dup2 (STDERR_FILENO, STDOUT_FILENO);
-  signal (SIGPIPE, SIG_DFL);
+  interrupt_before_exec ();
   setenv ("TIDEMARK_HOOK", arg, 1);
   execl ("/bin/sh", "sh", "-c", line, "sh", arg, (char *) NULL);
   _exit (127);

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* SIGINT, SIGTERM and SIGHUP.  The handler sets a flag and writes one byte to
- * a pipe, nothing else; whoever works looks at the flag or polls the pipe.
+/* SIGINT, SIGTERM and SIGHUP.  They are blocked in all threads but one, which
+ * waits for them: it sets a flag and writes a byte to a pipe, nothing else, so
+ * that a fork finds no lock taken by it.  Whoever works looks at the flag or
+ * polls the pipe; no call is interrupted, no thread has to be at a place where
+ * a handler may run.
  * Who presses the key once more wants the end at once, but not everything that
  * comes twice means that: timeout(1) signals the process and then its group.
  */
@@ -13,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -23,64 +27,117 @@
 
 static volatile bool flag;
 static int which;
-static int64_t first_ns;        /* of the handler */
 static int fds[2] = { -1, -1 };
+static pthread_t thread;
+static bool has_thread;
+static int signal_fd;
+static int stop_fds[2];         /* a byte ends the thread */
+static sigset_t blocked_before;
+static void (*sigpipe_before) (int);
 
 static void
-handler (int sig)
+die_of (int sig)
 {
-  int saved = errno;
+  sigset_t one;
+
+  sigemptyset (&one);
+  sigaddset (&one, sig);
+  signal (sig, SIG_DFL);
+  pthread_sigmask (SIG_UNBLOCK, &one, NULL);
+  raise (sig);
+}
+
+static void
+handle (int sig)
+{
+  static int64_t first_ns;
 
   if (__atomic_load_n (&flag, __ATOMIC_RELAXED)) {
-    if (clock_ns () - __atomic_load_n (&first_ns, __ATOMIC_RELAXED)
-        >= SAME_NS) {
-      /* Blocked until we return. */
-      signal (sig, SIG_DFL);
-      raise (sig);
-    }
-    errno = saved;
+    if (clock_ns () - first_ns >= SAME_NS)
+      die_of (sig);
     return;
   }
-  __atomic_store_n (&first_ns, clock_ns (), __ATOMIC_RELAXED);
+  first_ns = clock_ns ();
   __atomic_store_n (&which, sig, __ATOMIC_RELAXED);
   __atomic_store_n (&flag, true, __ATOMIC_RELEASE);
   if (write (fds[1], "", 1) < 0) {
     /* The pipe is full: it is readable already. */
   }
-  errno = saved;
+}
+
+static void *
+signal_thread (void *opaque)
+{
+  struct pollfd p[2] = {
+    { .fd = signal_fd, .events = POLLIN },
+    { .fd = stop_fds[0], .events = POLLIN },
+  };
+  struct signalfd_siginfo info;
+
+  (void) opaque;
+  while (!p[1].revents) {
+    if (poll (p, 2, -1) > 0 && p[0].revents
+        && read (signal_fd, &info, sizeof info) == sizeof info)
+      handle ((int) info.ssi_signo);
+  }
+  return NULL;
+}
+
+/* Block them, but for those that nohup, or a shell, has made us ignore: they
+ * mean it.
+ */
+static int
+open_signals (struct error *err)
+{
+  static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+  struct sigaction old;
+  sigset_t ours;
+  size_t i;
+  int e;
+
+  sigpipe_before = signal (SIGPIPE, SIG_IGN);
+  sigemptyset (&ours);
+  for (i = 0; i < sizeof signals / sizeof signals[0]; i++)
+    if (sigaction (signals[i], NULL, &old) < 0 || old.sa_handler != SIG_IGN)
+      sigaddset (&ours, signals[i]);
+  e = pthread_sigmask (SIG_BLOCK, &ours, &blocked_before);
+  if (e)
+    return error_set_errno (err, e, "pthread_sigmask");
+  signal_fd = signalfd (-1, &ours, SFD_CLOEXEC);
+  return signal_fd < 0 ? error_set_errno (err, errno, "signalfd") : 0;
 }
 
 int
 interrupt_init (struct error *err)
 {
-  static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
-  struct sigaction sa;
-  size_t i;
+  int e = open_signals (err);
 
-  if (pipe2 (fds, O_CLOEXEC | O_NONBLOCK) < 0)
+  if (e < 0)
+    return e;
+  if (pipe2 (fds, O_CLOEXEC | O_NONBLOCK) < 0
+      || pipe2 (stop_fds, O_CLOEXEC) < 0)
     return error_set_errno (err, errno, "pipe");
-  memset (&sa, 0, sizeof sa);
-  /* One at a time. */
-  sigemptyset (&sa.sa_mask);
-  for (i = 0; i < sizeof signals / sizeof signals[0]; i++)
-    sigaddset (&sa.sa_mask, signals[i]);
-  for (i = 0; i < sizeof signals / sizeof signals[0]; i++) {
-    struct sigaction old;
+  e = pthread_create (&thread, NULL, signal_thread, NULL);
+  has_thread = e == 0;
+  return e ? error_set_errno (err, e, "thread") : 0;
+}
 
-    /* nohup and shells that ignore a signal for us mean it. */
-    if (sigaction (signals[i], NULL, &old) == 0
-        && old.sa_handler == SIG_IGN)
-      continue;
-    sa.sa_handler = handler;
-    sa.sa_flags = SA_RESTART;
-    if (sigaction (signals[i], &sa, NULL) < 0)
-      return error_set_errno (err, errno, "sigaction");
-  }
-  sa.sa_handler = SIG_IGN;
-  sa.sa_flags = 0;
-  if (sigaction (SIGPIPE, &sa, NULL) < 0)
-    return error_set_errno (err, errno, "sigaction");
-  return 0;
+void
+interrupt_fini (void)
+{
+  /* Not closed, as a child process may have it open as well. */
+  if (has_thread && write (stop_fds[1], "", 1) == 1)
+    pthread_join (thread, NULL);
+  has_thread = false;
+}
+
+void
+interrupt_before_exec (void)
+{
+  if (fds[0] < 0)
+    return;
+  signal (SIGPIPE, sigpipe_before);
+  pthread_sigmask (SIG_SETMASK, &blocked_before, NULL);
 }
 
 const volatile bool *
@@ -99,6 +156,14 @@ int
 interrupt_fd (void)
 {
   return fds[0];
+}
+
+void
+interrupt_sleep (int ms)
+{
+  struct pollfd p = { .fd = fds[0], .events = POLLIN };
+
+  poll (&p, 1, ms);
 }
 
 int

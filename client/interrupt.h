@@ -8,10 +8,16 @@
 
 #include "error.h"
 
-/* Once, before threads start.  A second signal, a second after the first or
- * later, ends the process at once.
+/* Once, before threads start; it starts one.  A second signal, a second after
+ * the first or later, ends the process at once.
  */
 int interrupt_init (struct error *err);
+
+/* The process is about to end: signals have no effect any more. */
+void interrupt_fini (void);
+
+/* In a child process: signals are again as they were before interrupt_init. */
+void interrupt_before_exec (void);
 
 /* Turns true with the first signal; never back. */
 const volatile bool *interrupt_flag (void);
@@ -19,6 +25,9 @@ bool interrupt_is_set (void);
 
 /* Becomes readable with the first signal and stays so; -1 before init. */
 int interrupt_fd (void);
+
+/* Milliseconds, or until there is a signal.  Any thread. */
+void interrupt_sleep (int ms);
 
 /* -ECANCELED and a message that names the signal. */
 int interrupt_error (struct error *err);

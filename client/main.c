@@ -186,6 +186,7 @@ main (int argc, char **argv)
                strerror (errno));
       status = STATUS_FAILED;
     }
+    interrupt_fini ();
     return status;
   }
   return fflush (stdout) == EOF ? STATUS_FAILED : STATUS_OK;

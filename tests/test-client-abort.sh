@@ -84,3 +84,19 @@ grep -q 'cannot be gone on with: the session is gone' "$tmp/out" || fail "why"
 nothing_left
 [ "$(nr_backups "$repo" vda)" = 3 ] || fail "no backup 3"
 run_ok "$tidemark" verify "$repo"
+
+# What does not end of the first signal ends of one that comes a second later.
+mkfifo "$tmp/hook"
+env --default-signal=TERM "$tidemark" backup --pre \
+    "echo \$\$ >'$tmp/hook'; exec sleep 1000; :" "$ctl" "$repo" 2>"$tmp/err" &
+client=$!
+test_pids+=($client)
+read -r hook <"$tmp/hook"
+test_pids+=("$hook")
+start=$(date +%s%N)
+while kill -TERM $client 2>"$tmp/kill"; do read -r -t 0.1 <> <(:) || :; done
+status=0
+wait $client || status=$?
+[ $status -eq 143 ] || fail "status $status: $(cat "$tmp/err")"
+[ $((($(date +%s%N) - start) / 1000000)) -ge 1000 ] || fail "ended early"
+kill "$hook"

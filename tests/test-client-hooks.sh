@@ -40,6 +40,19 @@ run_ok "$tidemark" restore "$repo" "$tmp/out.raw"
     fail "the point is not between freeze and thaw"
 [ "$(head -c 65536 "$tmp/vda.raw" | tr -d B | wc -c)" -eq 0 ] || fail "thaw"
 
+# A hook finds the signals as our caller has them, though we wait for some: the
+# first 31, as the C library has others for itself.
+hook signals <<'END'
+grep -E '^Sig(Blk|Ign)' /proc/self/status | while read -r what mask; do
+    echo "$what $((16#$mask & 0x7fffffff))" >>"$log"
+done
+END
+run_ok "$tmp/signals"
+mv "$log" "$tmp/expected"
+run_ok "$tidemark" backup --mode copy --pre "$tmp/signals" "$ctl" "$repo-copy"
+cmp "$log" "$tmp/expected" || fail "signals: $(cat "$log")"
+rm "$log"
+
 # nothing_done STATUS TEXT OPTION...: no second backup, no bit is lost.
 bitmap=$(repo_bitmap "$repo")
 nothing_done ()
