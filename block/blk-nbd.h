@@ -28,6 +28,8 @@ struct blk_nbd_options {
   bool is_foreign;              /* a peer has named the URI, not our user: it
                                    may not choose files of ours (TLS keys) */
   const struct blk_nbd_tls *tls;        /* NULL = the URI says all */
+  int cancel_fd;                /* once it is readable, open gives up with
+                                   -ECANCELED; 0 or -1 = none */
   /* Metadata contexts to ask for besides base:allocation; open fails, naming
    * it, if the server does not grant one of them.
    */
@@ -75,11 +77,11 @@ int blk_nbd_block_status_many (struct blk *blk,
  */
 uint64_t blk_nbd_max_status (const struct blk *blk);
 
-/* Metadata contexts that the export at uri offers and that begin with prefix
- * ("" = all).  tls as in the options.  The caller frees the strings and the
- * array.
+/* Metadata contexts that the export offers and that begin with prefix ("" =
+ * all).  Of the options uri, tls and cancel_fd count.  The caller frees the
+ * strings and the array.
  */
-int blk_nbd_list_contexts (const char *uri, const struct blk_nbd_tls *tls,
+int blk_nbd_list_contexts (const struct blk_nbd_options *options,
                            const char *prefix, char ***ret, size_t *ret_nr,
                            struct error *err);
 

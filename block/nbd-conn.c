@@ -372,11 +372,12 @@ handle_failed (struct nbd_handle **h, struct error *err)
 }
 
 /* Run the events of those handles that are still in their handshake, once.
- * Returns how many those were.
+ * fds has a place for each and one for cancel_fd.  False: there are none, or
+ * it is time to give up.
  */
-static size_t
+static bool
 handshake_step (struct nbd_handle **handles, size_t nr, struct pollfd *fds,
-                int timeout_ms, struct error *err)
+                const struct nbd_patience *patience, struct error *err)
 {
   size_t i, n = 0;
 
@@ -392,8 +393,11 @@ handshake_step (struct nbd_handle **handles, size_t nr, struct pollfd *fds,
                     (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0);
     n++;
   }
-  if (n == 0 || poll (fds, nr, timeout_ms) <= 0)
-    return n;
+  fds[nr] = (struct pollfd) { .fd = patience->cancel_fd, .events = POLLIN };
+  if (n == 0)
+    return false;
+  if (poll (fds, nr + 1, patience->timeout_ms) <= 0)
+    return true;
   for (i = 0; i < nr; i++) {
     bool is_read = (fds[i].events & POLLIN) &&
                    (fds[i].revents & (POLLIN | POLLHUP | POLLERR));
@@ -404,29 +408,28 @@ handshake_step (struct nbd_handle **handles, size_t nr, struct pollfd *fds,
          nbd_aio_notify_write (handles[i])) < 0)
       handle_failed (&handles[i], err);
   }
-  return n;
+  return !fds[nr].revents;
 }
 
 void
-nbd_connect_all (struct nbd_handle **handles, size_t nr, const char *uri,
-                 int timeout_ms, struct error *err)
+nbd_handshake_all (struct nbd_handle **handles, size_t nr,
+                   const struct nbd_patience *patience, struct error *err)
 {
-  const int64_t deadline = clock_ms () + timeout_ms;
-  struct pollfd *fds = calloc (nr, sizeof *fds);
-  int64_t left = timeout_ms;
+  const int64_t deadline = clock_ms () + patience->timeout_ms;
+  struct pollfd *fds = calloc (nr + 1, sizeof *fds);
+  struct nbd_patience left = *patience;
   size_t i;
 
-  for (i = 0; i < nr; i++)
-    if (nbd_aio_connect_uri (handles[i], uri) < 0)
-      handle_failed (&handles[i], err);
-  while (fds && left > 0 &&
-         handshake_step (handles, nr, fds, left, err) > 0)
-    left = deadline - clock_ms ();
+  while (fds && left.timeout_ms > 0 &&
+         handshake_step (handles, nr, fds, &left, err))
+    left.timeout_ms = (int) (deadline - clock_ms ());
   for (i = 0; i < nr; i++) {
     if (!handles[i] || nbd_aio_is_ready (handles[i]) ||
         nbd_aio_is_negotiating (handles[i]))
       continue;
-    if (nbd_aio_is_connecting (handles[i]))
+    if (fds && fds[nr].revents)
+      error_set (err, ECANCELED, "given up");
+    else if (nbd_aio_is_connecting (handles[i]))
       error_set (err, ETIMEDOUT, "the server does not answer");
     else
       error_set (err, ECONNRESET, "the server closed the connection");
@@ -434,4 +437,16 @@ nbd_connect_all (struct nbd_handle **handles, size_t nr, const char *uri,
     handles[i] = NULL;
   }
   free (fds);
+}
+
+void
+nbd_connect_all (struct nbd_handle **handles, size_t nr, const char *uri,
+                 const struct nbd_patience *patience, struct error *err)
+{
+  size_t i;
+
+  for (i = 0; i < nr; i++)
+    if (nbd_aio_connect_uri (handles[i], uri) < 0)
+      handle_failed (&handles[i], err);
+  nbd_handshake_all (handles, nr, patience, err);
 }

@@ -104,12 +104,23 @@ void nbd_conn_issue (struct nbd_conn *c, struct nbd_op *op,
  */
 struct nbd_op *nbd_conn_wait (struct nbd_conn *c, struct nbd_waiter *w);
 
+/* How long to wait for a server before the transmission phase. */
+struct nbd_patience {
+  int timeout_ms;
+  int cancel_fd;                /* given up once it is readable; -1 = none */
+};
+
 /* Connect nr handles at once, each as its owner has prepared it, to uri.
- * Returns when all have ended their handshake one way or the other, or after
- * timeout_ms.  What is not ready then is closed and set to NULL, and *err
- * says why the last of those failed.
+ * Returns when all have ended their handshake one way or the other, or when
+ * patience ends.  What is not ready then is closed and set to NULL, and *err
+ * says why the last of those failed: ETIMEDOUT, ECANCELED if patience ended.
  */
 void nbd_connect_all (struct nbd_handle **handles, size_t nr, const char *uri,
-                      int timeout_ms, struct error *err);
+                      const struct nbd_patience *patience, struct error *err);
+
+/* The rest of it: for handles whose handshake goes on. */
+void nbd_handshake_all (struct nbd_handle **handles, size_t nr,
+                        const struct nbd_patience *patience,
+                        struct error *err);
 
 #endif /* TIDEMARK_NBD_CONN_H */

@@ -104,20 +104,29 @@ new_handle (char *const *contexts, size_t nr_contexts, bool is_foreign,
   return NULL;
 }
 
+static struct nbd_patience
+patience_of (const struct blk_nbd_options *o, int timeout_ms)
+{
+  return (struct nbd_patience) {
+    .timeout_ms = timeout_ms, .cancel_fd = o->cancel_fd > 0 ? o->cancel_fd : -1,
+  };
+}
+
 static int
-connect_first (struct nbd_blk *s, const char *name, const char *uri,
-               const struct blk_nbd_tls *tls, struct nbd_handle **ret,
+connect_first (struct nbd_blk *s, const char *uri,
+               const struct blk_nbd_options *o, struct nbd_handle **ret,
                struct error *err)
 {
+  const struct nbd_patience patience = patience_of (o, CONNECT_TIMEOUT);
   struct error why = ERROR_INIT;
   struct nbd_handle *h = new_handle (s->contexts, s->nr_contexts,
-                                     s->is_foreign, tls);
+                                     s->is_foreign, o->tls);
 
   if (!h)
-    return libnbd_error (err, name);
-  nbd_connect_all (&h, 1, uri, CONNECT_TIMEOUT, &why);
+    return libnbd_error (err, o->uri);
+  nbd_connect_all (&h, 1, uri, &patience, &why);
   if (!h)
-    return error_set (err, why.errnum, "%s: %s", name, why.msg);
+    return error_set (err, why.errnum, "%s: %s", o->uri, why.msg);
   *ret = h;
   return 0;
 }
@@ -138,17 +147,19 @@ add_conn (struct nbd_blk *s, struct nbd_handle *h)
  */
 static void
 connect_more (struct nbd_blk *s, const char *uri,
-              const struct blk_nbd_tls *tls, size_t nr, int timeout_ms)
+              const struct blk_nbd_options *o, size_t nr, int timeout_ms)
 {
+  const struct nbd_patience patience = patience_of (o, timeout_ms);
   struct nbd_handle *handles[MAX_CONNECTIONS];
   size_t i, n = 0;
 
   for (i = 0; i < nr; i++) {
-    handles[n] = new_handle (s->contexts, s->nr_contexts, s->is_foreign, tls);
+    handles[n] = new_handle (s->contexts, s->nr_contexts, s->is_foreign,
+                             o->tls);
     if (handles[n])
       n++;
   }
-  nbd_connect_all (handles, n, uri, timeout_ms, NULL);
+  nbd_connect_all (handles, n, uri, &patience, NULL);
   for (i = 0; i < n; i++) {
     if (!handles[i])
       continue;
@@ -314,7 +325,7 @@ open_node (struct nbd_blk *s, const char *uri,
 
   r = copy_contexts (s, o, err);
   if (r == 0)
-    r = connect_first (s, o->uri, uri, o->tls, &h, err);
+    r = connect_first (s, uri, o, &h, err);
   if (r == 0)
     r = init_node (s, h, o, err);
   if (r < 0)
@@ -323,9 +334,17 @@ open_node (struct nbd_blk *s, const char *uri,
   nr = o->nr_connections ? o->nr_connections : DEFAULT_CONNECTIONS;
   nr = MIN (nr, MAX_CONNECTIONS);
   if (nr > 1 && nbd_can_multi_conn (h) == 1)
-    connect_more (s, uri, o->tls, nr - 1,
-                  MAX (extra_timeout, MIN_EXTRA_TIMEOUT));
+    connect_more (s, uri, o, nr - 1,
+                  (int) MAX (extra_timeout, MIN_EXTRA_TIMEOUT));
   return 0;
+}
+
+/* There may be more to say about an attempt that has failed. */
+static void
+why_not (const char *uri, const struct blk_nbd_options *o, struct error *err)
+{
+  if (err && err->errnum != ECANCELED && !o->is_foreign)
+    nbd_why (uri, o->tls, patience_of (o, 0).cancel_fd, err);
 }
 
 int
@@ -348,8 +367,7 @@ blk_nbd_open (const struct blk_nbd_options *options, struct blk **ret,
   r = open_node (s, uri, options, err);
   if (r < 0) {
     nbd_blk_free (s);
-    if (!options->is_foreign)
-      nbd_why (uri, options->tls, err);
+    why_not (uri, options, err);
     return r;
   }
   *ret = &s->blk;
@@ -384,59 +402,84 @@ context_arrived (void *user_data, const char *name)
   return 0;
 }
 
-/* Ask the connected server for all its contexts. */
 static int
-list_contexts (struct nbd_handle *h, struct list_call *lc, const char *name,
-               struct error *err)
+list_completed (void *user_data, int *error)
 {
-  int r = nbd_opt_list_meta_context (h, (nbd_context_callback) {
-                                       .callback = context_arrived,
-                                       .user_data = lc
-                                     });
+  struct list_call *lc = user_data;
 
-  if (r < 0)
-    return libnbd_error (err, name);
-  if (lc->error)
-    return error_set_errno (err, -lc->error, "%s", name);
-  return 0;
+  if (*error && lc->error == 0)
+    lc->error = -*error;
+  return 1;
+}
+
+/* Ask the connected server for all its contexts.  The handle may be NULL after
+ * an error.
+ */
+static int
+list_contexts (struct nbd_handle **h, struct list_call *lc,
+               const struct blk_nbd_options *o, struct error *err)
+{
+  const struct nbd_patience patience = patience_of (o, CONNECT_TIMEOUT);
+  const nbd_context_callback each = {
+    .callback = context_arrived, .user_data = lc
+  };
+  const nbd_completion_callback end = {
+    .callback = list_completed, .user_data = lc
+  };
+  struct error why = ERROR_INIT;
+
+  if (nbd_aio_opt_list_meta_context (*h, each, end) < 0)
+    return libnbd_error (err, o->uri);
+  nbd_handshake_all (h, 1, &patience, &why);
+  if (!*h)
+    return error_set (err, why.errnum, "%s: %s", o->uri, why.msg);
+  return lc->error ? error_set_errno (err, -lc->error, "%s", o->uri) : 0;
+}
+
+static int
+connect_and_list (struct list_call *lc, const char *uri,
+                  const struct blk_nbd_options *o, struct error *err)
+{
+  const struct nbd_patience patience = patience_of (o, CONNECT_TIMEOUT);
+  struct nbd_handle *h = new_handle (NULL, 0, false, o->tls);
+  struct error why = ERROR_INIT;
+  int r;
+
+  if (!h || nbd_set_opt_mode (h, true) < 0) {
+    nbd_close (h);
+    return libnbd_error (err, o->uri);
+  }
+  nbd_connect_all (&h, 1, uri, &patience, &why);
+  if (!h)
+    return error_set (err, why.errnum, "%s: %s", o->uri, why.msg);
+  if (nbd_aio_is_negotiating (h))
+    r = list_contexts (&h, lc, o, err);
+  else
+    r = error_set (err, ENOTSUP, "%s: the server is too old to list metadata "
+                   "contexts", o->uri);
+  /* Best effort, without waiting for the server. */
+  if (h && nbd_aio_is_negotiating (h))
+    nbd_aio_opt_abort (h);
+  nbd_close (h);
+  return r;
 }
 
 int
-blk_nbd_list_contexts (const char *name, const struct blk_nbd_tls *tls,
+blk_nbd_list_contexts (const struct blk_nbd_options *options,
                        const char *prefix, char ***ret, size_t *ret_nr,
                        struct error *err)
 {
   CLEANUP_FREE char *uri = NULL;
   struct list_call lc = { .prefix = prefix };
-  struct error why = ERROR_INIT;
-  struct nbd_handle *h;
   size_t i;
   int r;
 
-  r = nbd_uri_normalize (name, &uri, err);
+  r = nbd_uri_normalize (options->uri, &uri, err);
   if (r < 0)
     return r;
-  h = new_handle (NULL, 0, false, tls);
-  if (!h || nbd_set_opt_mode (h, true) < 0) {
-    nbd_close (h);
-    return libnbd_error (err, name);
-  }
-  nbd_connect_all (&h, 1, uri, CONNECT_TIMEOUT, &why);
-  if (!h) {
-    r = error_set (err, why.errnum, "%s: %s", name, why.msg);
-    nbd_why (uri, tls, err);
-    return r;
-  }
-  if (nbd_aio_is_negotiating (h))
-    r = list_contexts (h, &lc, name, err);
-  else
-    r = error_set (err, ENOTSUP, "%s: the server is too old to list metadata "
-                   "contexts", name);
-  if (nbd_aio_is_negotiating (h))
-    nbd_opt_abort (h);
-  nbd_close (h);
+  r = connect_and_list (&lc, uri, options, err);
   if (r < 0) {
-    nbd_why (uri, tls, err);
+    why_not (uri, options, err);
     for (i = 0; i < lc.names.len; i++)
       free (lc.names.ptr[i]);
     string_list_reset (&lc.names);

@@ -26,18 +26,21 @@
 #define GREETING_SIZE 18        /* two magics, flags */
 
 struct probe {
-  int fd;
+  int fd, cancel_fd;
   int64_t deadline;
 };
 
-/* False when the time is over. */
+/* False when the time is over, and when it is time to give up. */
 static bool
 wait_for (struct probe *p, short events)
 {
-  struct pollfd pfd = { .fd = p->fd, .events = events };
+  struct pollfd fds[2] = {
+    { .fd = p->fd, .events = events },
+    { .fd = p->cancel_fd, .events = POLLIN },
+  };
   int64_t left = p->deadline - clock_ms ();
 
-  return left > 0 && poll (&pfd, 1, (int) left) > 0;
+  return left > 0 && poll (fds, 2, (int) left) > 0 && !fds[1].revents;
 }
 
 static bool
@@ -174,19 +177,20 @@ parse_uri (const char *uri, bool *ret_is_tls, struct sock_address *ret)
 }
 
 void
-nbd_why (const char *uri, const struct blk_nbd_tls *tls, struct error *err)
+nbd_why (const char *uri, const struct blk_nbd_tls *tls, int cancel_fd,
+         struct error *err)
 {
   struct error ignored = ERROR_INIT;
   struct sock_address address;
   uint32_t answer;
   bool is_tls;
-  struct probe p;
+  struct probe p = { .cancel_fd = cancel_fd };
 
   /* Not to be reached is not to be refused. */
   if (err == NULL || err->errnum == ECONNREFUSED || err->errnum == ETIMEDOUT ||
       !parse_uri (uri, &is_tls, &address))
     return;
-  p.fd = sock_address_connect (&address, &ignored);
+  p.fd = sock_address_connect (&address, cancel_fd, &ignored);
   if (p.fd < 0)
     return;
   p.deadline = clock_ms () + TIME_LIMIT;

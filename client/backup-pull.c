@@ -458,7 +458,7 @@ open_or_wait (struct backup_run *run, struct backup_set *set,
   bool was_there = false;
   int r, e;
 
-  while ((r = open_source (run, d, ret, err)) < 0
+  while ((r = open_source (run, d, ret, err)) < 0 && r != -ECANCELED
          && may_open_again (run, set)) {
     e = explain_end (run, err);
     if (e == -EREMOTEIO || (e == 0 && was_there))

@@ -12,6 +12,7 @@
 #include "blk-nbd.h"
 #include "client.h"
 #include "control.h"
+#include "interrupt.h"
 #include "progress.h"
 #include "size.h"
 #include "tls-options.h"
@@ -178,12 +179,15 @@ list_nbd (const char *uri, const struct options *o, struct error *err)
   json_t *out = json_array ();
   char **names;
   size_t nr, i;
-  int r = blk_nbd_list_contexts (uri, tls_options_nbd (), prefix, &names, &nr,
-                                 err);
+  const struct blk_nbd_options list = {
+    .uri = uri, .tls = tls_options_nbd (),
+    .cancel_fd = interrupt_fd (),
+  };
+  int r = blk_nbd_list_contexts (&list, prefix, &names, &nr, err);
 
   if (r < 0) {
     json_decref (out);
-    return r;
+    return r == -ECANCELED ? interrupt_error (err) : r;
   }
   for (i = 0; i < nr; i++) {
     char *name = names[i] + sizeof prefix - 1;

@@ -430,7 +430,10 @@ connect_now (struct control *c, bool is_final, struct error *err)
 
   disconnect (c);
   c->len = 0;
-  c->fd = sock_address_connect (&c->address, err);
+  c->fd = sock_address_connect (&c->address, is_final ? -1 : interrupt_fd (),
+                                err);
+  if (c->fd == -ECANCELED)
+    return interrupt_error (err);
   if (c->fd < 0)
     return c->fd;
   if (!c->address.is_unix)

@@ -162,6 +162,7 @@ open_nbd (struct restore *r, struct error *err)
     .uri = r->options->output,
     .nr_connections = r->options->nr_connections,
     .tls = tls_options_nbd (),
+    .cancel_fd = interrupt_fd (),
     .is_allocation_optional = true,
   };
   int e = blk_nbd_open (&o, &r->target, err);

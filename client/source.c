@@ -2,11 +2,13 @@
 /* NBD exports as sources.  Main thread. */
 #include "config.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "blk-nbd.h"
+#include "interrupt.h"
 #include "source.h"
 #include "tls-options.h"
 
@@ -24,14 +26,14 @@ source_context (const char *bitmap)
 
 /* "...; the export offers the bitmaps 'a', 'b'" */
 static void
-explain_contexts (const char *uri, const char *context, struct error *err)
+explain_contexts (const struct blk_nbd_options *o, struct error *err)
 {
+  const char *context = o->contexts[0];
   char **names;
   size_t nr, i, len = strlen (err->msg);
   int is_missing = 1;
 
-  if (blk_nbd_list_contexts (uri, tls_options_nbd (), prefix, &names, &nr,
-                             NULL) < 0)
+  if (blk_nbd_list_contexts (o, prefix, &names, &nr, NULL) < 0)
     return;
   for (i = 0; i < nr; i++)
     is_missing &= strcmp (names[i], context) != 0;
@@ -58,14 +60,17 @@ source_open (const char *uri, bool is_foreign, const char *context,
     .is_read_only = true,
     .is_foreign = is_foreign,
     .tls = tls_options_nbd (),
+    .cancel_fd = interrupt_fd (),
     .contexts = &context,
     .nr_contexts = context ? 1 : 0,
     .is_allocation_optional = true,
   };
   int r = blk_nbd_open (&o, ret, err);
 
+  if (r == -ECANCELED)
+    return interrupt_error (err);
   if (r < 0 && context && !is_foreign)
-    explain_contexts (uri, context, err);
+    explain_contexts (&o, err);
   return r;
 }
 

@@ -387,35 +387,41 @@ sock_address_listen (const struct sock_address *addr,
     : listen_tcp (addr, fds, err);
 }
 
-/* Make a connection fail that is not there within so many seconds; 0 = leave it
- * to the kernel, which gives up after minutes.
- */
-static void
-limit_connect (int fd, unsigned seconds)
+/* Wait for a connection that has begun.  0 or -errno. */
+static int
+wait_connected (int fd, int cancel_fd)
 {
-  const struct timeval timeout = { .tv_sec = seconds };
+  struct pollfd fds[2] = {
+    { .fd = fd, .events = POLLOUT },
+    { .fd = cancel_fd, .events = POLLIN },
+  };
+  int error = 0, n;
+  socklen_t len = sizeof error;
 
-  setsockopt (fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+  do
+    n = poll (fds, 2, CONNECT_SECONDS * 1000);
+  while (n < 0 && errno == EINTR);
+  if (n < 0)
+    return -errno;
+  if (fds[1].revents)
+    return -ECANCELED;
+  if (n == 0)
+    return -ETIMEDOUT;
+  return getsockopt (fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0 ? -errno
+    : -error;
 }
 
-/* connect, carried on after a signal.  Returns 0 or -errno. */
+/* Give the socket, which does not block, its connection; then it blocks. */
 static int
-connect_fd (int fd, const struct sockaddr *sa, socklen_t len)
+connect_fd (int fd, const struct addrinfo *ai, int cancel_fd)
 {
-  struct pollfd pfd = { .fd = fd, .events = POLLOUT };
-  int error = 0;
-  socklen_t error_len = sizeof error;
+  int r = connect (fd, ai->ai_addr, ai->ai_addrlen) < 0 ? -errno : 0;
 
-  if (connect (fd, sa, len) == 0)
-    return 0;
-  if (errno != EINTR)
-    return errno == EINPROGRESS ? -ETIMEDOUT : -errno;
-  while (poll (&pfd, 1, -1) < 0)
-    if (errno != EINTR)
-      return -errno;
-  if (getsockopt (fd, SOL_SOCKET, SO_ERROR, &error, &error_len) < 0)
-    return -errno;
-  return -error;
+  if (r == -EINPROGRESS)
+    r = wait_connected (fd, cancel_fd);
+  if (r == 0 && fcntl (fd, F_SETFL, 0) < 0)
+    r = -errno;
+  return r;
 }
 
 static int
@@ -427,16 +433,16 @@ connect_unix (const struct sock_address *addr, struct error *err)
   fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0)
     return error_set_errno (err, errno, "socket");
-  r = connect_fd (fd, (struct sockaddr *) &sun, sizeof sun);
-  if (r < 0) {
+  if (connect (fd, (struct sockaddr *) &sun, sizeof sun) < 0) {
+    r = error_set_errno (err, errno, "%s: cannot connect", addr->path);
     close (fd);
-    return error_set_errno (err, -r, "%s: cannot connect", addr->path);
+    return r;
   }
   return fd;
 }
 
 static int
-connect_tcp (const struct sock_address *addr, struct error *err)
+connect_tcp (const struct sock_address *addr, int cancel_fd, struct error *err)
 {
   int on = 1, fd = -1, r;
   char text[ADDRESS_TEXT_MAX];
@@ -446,12 +452,11 @@ connect_tcp (const struct sock_address *addr, struct error *err)
   if (r < 0)
     return r;
   r = -EADDRNOTAVAIL;
-  for (ai = list; ai && r < 0; ai = ai->ai_next) {
-    fd = socket (ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC,
+  for (ai = list; ai && r < 0 && r != -ECANCELED; ai = ai->ai_next) {
+    fd = socket (ai->ai_family,
+                 ai->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
                  ai->ai_protocol);
-    if (fd >= 0)
-      limit_connect (fd, CONNECT_SECONDS);
-    r = fd < 0 ? -errno : connect_fd (fd, ai->ai_addr, ai->ai_addrlen);
+    r = fd < 0 ? -errno : connect_fd (fd, ai, cancel_fd);
     if (fd >= 0 && r < 0)
       close (fd);
   }
@@ -460,15 +465,16 @@ connect_tcp (const struct sock_address *addr, struct error *err)
     sock_address_format (addr, text, sizeof text);
     return error_set_errno (err, -r, "%s: cannot connect", text);
   }
-  limit_connect (fd, 0);
   setsockopt (fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   return fd;
 }
 
 int
-sock_address_connect (const struct sock_address *addr, struct error *err)
+sock_address_connect (const struct sock_address *addr, int cancel_fd,
+                      struct error *err)
 {
-  return addr->is_unix ? connect_unix (addr, err) : connect_tcp (addr, err);
+  return addr->is_unix ? connect_unix (addr, err)
+    : connect_tcp (addr, cancel_fd, err);
 }
 
 /* A decimal number from 1 to max; 0 if s is not one. */

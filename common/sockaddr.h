@@ -40,10 +40,11 @@ void sock_address_format (const struct sock_address *addr, char *buf,
 int sock_address_listen (const struct sock_address *addr,
                          int fds[SOCK_ADDRESS_MAX_FDS], struct error *err);
 
-/* Connect (close-on-exec, blocking, TCP_NODELAY).  Returns the socket, or
- * -errno with *err set.
+/* Connect (close-on-exec, blocking, TCP_NODELAY).  A connection by TCP is given
+ * up after 30 s, and with -ECANCELED once cancel_fd (-1 = none) is readable.
+ * Returns the socket, or -errno with *err set.
  */
-int sock_address_connect (const struct sock_address *addr,
+int sock_address_connect (const struct sock_address *addr, int cancel_fd,
                           struct error *err);
 
 /* Sockets passed by systemd (LISTEN_PID, LISTEN_FDS): file descriptors 3 and

@@ -25,6 +25,8 @@ static const struct {
   { "close", FAKE_CLOSE },
   { "silent", FAKE_SILENT },
   { "silent-reads", FAKE_SILENT_READS },
+  { "silent-greeting", FAKE_SILENT_GREETING },
+  { "silent-list", FAKE_SILENT_LIST },
   { "bad-magic", FAKE_BAD_MAGIC },
   { "odd-size", FAKE_ODD_SIZE },
 };

@@ -62,6 +62,8 @@ with honest run_ok "${backup[@]}" --bitmap b
 check_backup "$repo" d 2 "$tmp/expected.raw"
 run_ok "$tidemark" verify "$repo"
 
+has_request () { read -r line <&5 && [ "$line" = request ]; }
+
 # Silence ends with an interrupt, at once and without leftovers.
 interrupted ()                  # interrupted COMMAND...
 {
@@ -69,8 +71,7 @@ interrupted ()                  # interrupted COMMAND...
     env --default-signal=INT "$@" >"$tmp/out" 2>"$tmp/err" &
     client=$!
     test_pids+=($client)
-    read -r line <&5
-    [ "$line" = request ] || fail "fake-nbd-server: $line"
+    wait_for 20 $silence
     kill -INT $client
     timeout 20 tail --pid=$client -f /dev/null || fail "it does not end"
     wait $client || status=$?
@@ -82,10 +83,49 @@ interrupted ()                  # interrupted COMMAND...
         fail "messages: $(cat "$tmp/err")"
     no_leftovers "$repo"
 }
+silence=has_request
 for lie in silent silent-reads; do
     with $lie interrupted "${backup[@]:2}" --full
     with $lie interrupted "${backup[@]:2}" --bitmap b
 done
 with silent interrupted "$tidemark" map "$uri" --bitmap b
 with silent interrupted "$tidemark" restore "$repo" "$uri"
+
+# So it does before there is a connection.
+for lie in silent-greeting silent-list; do
+    with $lie interrupted "$tidemark" bitmap list "$uri"
+done
+with silent-greeting interrupted "${backup[@]:2}" --full
+with silent-greeting interrupted "${backup[@]:2}" --estimate --full
+with silent-greeting interrupted "$tidemark" map "$uri" --bitmap b
+with silent-greeting interrupted "$tidemark" restore "$repo" "$uri"
+
+# A host that cannot be reached: the queue of those who want to connect is full,
+# and the kernel drops who comes.
+mkfifo "$tmp/port"
+exec 7<>"$tmp/port"
+background python3 -c '
+import select, signal, socket, sys
+listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+waiting = []
+while True:
+    s = socket.socket()
+    s.setblocking(False)
+    s.connect_ex(listener.getsockname())
+    if not select.select([], [s], [], 1)[1]:
+        break
+    waiting.append(s)
+s.close()
+print("%04X %d" % ((listener.getsockname()[1],) * 2), flush=True)
+signal.pause()' >&7
+read -r hex port <&7
+is_connecting () { grep -q ":$hex 02 " /proc/net/tcp; }
+silence=is_connecting
+for to in nbd tidemarks; do
+    interrupted "$tidemark" backup "$to://127.0.0.1:$port" "$repo" --disk d \
+        --full
+done
+interrupted "$tidemark" restore "$repo" "nbd://127.0.0.1:$port"
+interrupted "$tidemark" bitmap list "nbd://127.0.0.1:$port"
+
 [ "$(nr_backups "$repo" d)" = 2 ] || fail "backups"

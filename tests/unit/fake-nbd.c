@@ -105,12 +105,25 @@ go (struct fake_nbd *f, int fd)
          option_reply (fd, 7, 1, NULL, 0);
 }
 
+static void
+note_request (struct fake_nbd *f)
+{
+  pthread_mutex_lock (&f->lock);
+  f->has_request = true;
+  pthread_cond_broadcast (&f->changed);
+  pthread_mutex_unlock (&f->lock);
+}
+
 /* True once the client has gone on to transmission. */
 static bool
 handshake (struct fake_nbd *f, int fd)
 {
   uint8_t h[18];
 
+  if (f->lie == FAKE_SILENT_GREETING) {
+    note_request (f);
+    return read_full (fd, h, 1) && false;
+  }
   memcpy (h, "NBDMAGICIHAVEOPT", 16);
   store_be16 (h + 16, 3);
   if (!write_full (fd, h, 18) || !read_full (fd, h, 4))
@@ -131,6 +144,12 @@ handshake (struct fake_nbd *f, int fd)
       return go (f, fd);
     case 8:
       ok = option_reply (fd, option, 1, NULL, 0);
+      break;
+    case 9:
+      ok = f->lie == FAKE_SILENT_LIST
+        || option_reply (fd, option, UINT32_C (0x80000001), NULL, 0);
+      if (f->lie == FAKE_SILENT_LIST)
+        note_request (f);
       break;
     case 10:
       ok = set_meta_context (f, fd, f->buf);
@@ -217,15 +236,6 @@ reply_status_later (struct fake_nbd *f, int fd, const uint8_t *request)
       ok = reply_status (f, fd, r, off, load_be32 (r + 24));
   }
   return ok;
-}
-
-static void
-note_request (struct fake_nbd *f)
-{
-  pthread_mutex_lock (&f->lock);
-  f->has_request = true;
-  pthread_cond_broadcast (&f->changed);
-  pthread_mutex_unlock (&f->lock);
 }
 
 static void

@@ -18,6 +18,10 @@ enum fake_nbd_lie {
   FAKE_CLOSE,                   /* hangs up instead of a reply */
   FAKE_SILENT,                  /* never replies; hangs up when told */
   FAKE_SILENT_READS,            /* never replies to reads */
+  FAKE_SILENT_GREETING,         /* accepts, which counts as a request, and says
+                                   nothing */
+  FAKE_SILENT_LIST,             /* never replies to LIST_META_CONTEXT, which
+                                   counts as a request */
   FAKE_BAD_MAGIC,
   FAKE_ODD_SIZE,                /* not a multiple of its minimum block */
   FAKE_ONE_CLIENT,              /* says multi-conn, never accepts a second */

@@ -863,8 +863,8 @@ test_contexts (void **state)
   start_server ("qemu-nbd -t -e 4 -r -f qcow2 -x disk -B b0 -B b1 -k %s "
                 "%s/d.qcow2", sock, tmp);
   snprintf (uri, sizeof uri, "nbd:unix:%s:exportname=disk", sock);
-  if (blk_nbd_list_contexts (uri, NULL, "qemu:dirty-bitmap:", &names, &nr,
-                             &err) < 0)
+  if (blk_nbd_list_contexts (&(struct blk_nbd_options) { .uri = uri },
+                             "qemu:dirty-bitmap:", &names, &nr, &err) < 0)
     fail_msg ("%s", err.msg);
   assert_int_equal (nr, 2);
   assert_true (has_name (names, nr, "qemu:dirty-bitmap:b0"));

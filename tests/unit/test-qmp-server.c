@@ -144,7 +144,7 @@ static int
 connect_peer (struct fixture *f, bool negotiate)
 {
   struct error err = ERROR_INIT;
-  int fd = sock_address_connect (&f->addr, &err);
+  int fd = sock_address_connect (&f->addr, -1, &err);
 
   assert_true (fd >= 0);
   expect_line (fd, "{\"QMP\": ");

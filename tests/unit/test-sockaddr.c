@@ -151,7 +151,7 @@ expect_connection (const struct sock_address *addr, int fd)
   int client, server;
   char c = 'x';
 
-  client = sock_address_connect (addr, &err);
+  client = sock_address_connect (addr, -1, &err);
   if (client < 0)
     fail_msg ("%s", err.msg);
   assert_int_equal (fcntl (client, F_GETFL) & O_NONBLOCK, 0);
@@ -177,10 +177,10 @@ test_unix (void **state)
   assert_true (fcntl (fds[0], F_GETFL) & O_NONBLOCK);
   expect_connection (&addr, fds[0]);
   close (fds[0]);
-  assert_int_equal (sock_address_connect (&addr, &err), -ECONNREFUSED);
+  assert_int_equal (sock_address_connect (&addr, -1, &err), -ECONNREFUSED);
   assert_non_null (strstr (err.msg, addr.path));
   assert_int_equal (unlink (addr.path), 0);
-  assert_int_equal (sock_address_connect (&addr, &err), -ENOENT);
+  assert_int_equal (sock_address_connect (&addr, -1, &err), -ENOENT);
 }
 
 /* A socket file whose server is gone is replaced, one in use is not. */
@@ -295,7 +295,7 @@ test_stale_race (void **state)
         assert_int_equal (racers[i].result, -EADDRINUSE);
     }
     assert_int_equal (nr_won, 1);
-    close (sock_address_connect (&addr, NULL));
+    close (sock_address_connect (&addr, -1, NULL));
     /* The first in the queue may be another racer's question. */
     assert_true (accept (fd, NULL, NULL) >= 0);
     close (fd);
@@ -334,7 +334,7 @@ test_tcp (void **state)
   assert_int_equal (sock_address_listen (&addr, other, &err), -EADDRINUSE);
   assert_non_null (strstr (err.msg, buf));
   close (fds[0]);
-  assert_int_equal (sock_address_connect (&addr, &err), -ECONNREFUSED);
+  assert_int_equal (sock_address_connect (&addr, -1, &err), -ECONNREFUSED);
   assert_non_null (strstr (err.msg, buf));
 }
 
@@ -374,7 +374,7 @@ test_unknown_host (void **state)
   int fds[SOCK_ADDRESS_MAX_FDS];
   struct error err = ERROR_INIT;
 
-  assert_true (sock_address_connect (&addr, &err) < 0);
+  assert_true (sock_address_connect (&addr, -1, &err) < 0);
   assert_non_null (strstr (err.msg, addr.host));
   assert_true (sock_address_listen (&addr, fds, &err) < 0);
 }
