@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* SIGINT, SIGTERM and SIGHUP.  They are blocked in all threads but one, which
- * waits for them: it sets a flag and writes a byte to a pipe, nothing else, so
- * that a fork finds no lock taken by it.  Whoever works looks at the flag or
- * polls the pipe; no call is interrupted, no thread has to be at a place where
- * a handler may run.
+/* SIGINT, SIGTERM and SIGHUP.  They are blocked, and one thread reads them: it
+ * sets a flag and writes a byte to a pipe, nothing else, so that a fork finds
+ * no lock taken by it.  Whoever works looks at the flag or polls the pipe.  No
+ * call is interrupted, and no thread has to be where a handler may run.
  * Who presses the key once more wants the end at once, but not everything that
  * comes twice means that: timeout(1) signals the process and then its group.
  */
