@@ -149,6 +149,9 @@ class Tidemarkd (Server):
                      "unix:" + self.backup]
         super ().__init__ (os.path.join (work, "tidemarkd.log"), argv,
                            [self.control])
+        # It greets when it listens on all.
+        with Qmp (self.control):
+            pass
         if is_tcp:
             ports = listening_ports (self.process.pid)
             self.live_port = ports[0]
