@@ -104,11 +104,17 @@ new_handle (char *const *contexts, size_t nr_contexts, bool is_foreign,
   return NULL;
 }
 
+static int
+cancel_fd_of (const struct blk_nbd_options *o)
+{
+  return o->cancel_fd > 0 ? o->cancel_fd : -1;
+}
+
 static struct nbd_patience
 patience_of (const struct blk_nbd_options *o, int timeout_ms)
 {
   return (struct nbd_patience) {
-    .timeout_ms = timeout_ms, .cancel_fd = o->cancel_fd > 0 ? o->cancel_fd : -1,
+    .timeout_ms = timeout_ms, .cancel_fd = cancel_fd_of (o),
   };
 }
 
@@ -344,7 +350,7 @@ static void
 why_not (const char *uri, const struct blk_nbd_options *o, struct error *err)
 {
   if (err && err->errnum != ECANCELED && !o->is_foreign)
-    nbd_why (uri, o->tls, patience_of (o, 0).cancel_fd, err);
+    nbd_why (uri, o->tls, cancel_fd_of (o), err);
 }
 
 int
